@@ -1,0 +1,200 @@
+"""The edge of both applications: paths, bounded bodies, and every error as JSON.
+
+Serve itself makes or echoes `X-Request-ID`, on the request and on the response, in both of its
+ingresses; here it is only read.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import (
+    BadRequest,
+    GlasshouseError,
+    InternalError,
+    InvalidValue,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+)
+
+log = logging.getLogger("glasshouse.http")
+
+PROBE_HEADER = "X-Glasshouse-Probe"
+INFERENCE_HEADER = "X-Inference-ID"
+JSON = "application/json"
+# A client that is answered in mid-upload may see a broken pipe instead of the answer. So the rest
+# of the body is read and thrown away first: this many bytes, for this long, and no further.
+DRAIN_BYTES = 64_000_000
+DRAIN_S = 5.0
+
+ERRORS_DOC: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error, told apart by `code`.",
+        "content": {
+            JSON: {
+                "example": {
+                    "error": {"code": "not_an_image", "message": "The body is empty.", "request_id": "5f0c"}
+                }
+            }
+        },
+    }
+}
+
+
+def new_app(title: str, description: str) -> FastAPI:
+    """Return an application with our edge and our errors, and no routes yet."""
+    app = FastAPI(
+        title=title,
+        description=description,
+        redirect_slashes=False,
+        responses=ERRORS_DOC,
+        telemetry={"tracing": False, "logs": False},
+    )
+    app.add_middleware(Edge)
+    for kind in (GlasshouseError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _on_error)
+    return app
+
+
+class Edge:
+    """ASGI middleware: `/detect` is `/detect/`, and no answer overtakes its own upload."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["path"] == scope.get("root_path", ""):
+            # Starlette would redirect with 307, and many clients drop the body of a redirected POST.
+            scope["path"] += "/"
+        upload = _Upload(receive)
+
+        async def send_after_upload(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await upload.drain()
+            await send(message)
+
+        await self.app(scope, upload.receive, send_after_upload)
+
+
+class _Upload:
+    """Remembers whether the body has been read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Read and forget what is left of the body, within bounds."""
+        left = DRAIN_BYTES
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while not self._ended and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            return
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        TooLarge: It has more than `max_bytes`; decided by Content-Length where there is one.
+    """
+    return await bounded(request, max_bytes).body()
+
+
+def bounded(request: Request, max_bytes: int) -> Request:
+    """Return a view of `request` whose body raises `TooLarge` as soon as it exceeds `max_bytes`."""
+    error = TooLarge(f"The body has more than the {max_bytes:,} bytes allowed.", code="too_many_bytes")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_bytes:
+        raise error
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise error
+        return message
+
+    return Request(request.scope, receive)
+
+
+def is_probe(request: Request) -> bool:
+    """Tell whether this is a probe: answered and recorded, outside admission and request counts."""
+    return PROBE_HEADER in request.headers
+
+
+def request_id(request: Request) -> str:
+    """Return the id that Serve gave or the client sent; made here only where Serve is not around."""
+    return request.headers.get("x-request-id", "")[:128] or uuid4().hex
+
+
+def json_response(content: object, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    """Return `content` as JSON. Numpy arrays and scalars are written with their own precision."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, status_code=status, headers=headers, media_type=JSON)
+
+
+def invalid(errors: Sequence[Any], *, skip: int = 0) -> GlasshouseError:
+    """Turn pydantic's errors into the first of them, with its field named.
+
+    Args:
+        errors: `ValidationError.errors()`, or `RequestValidationError.errors()`.
+        skip: Leading parts of the location that name no field ("query", "body").
+    """
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return BadRequest(f"The body is not JSON: {first['ctx']['error']}.", code="malformed_json")
+    field = ".".join(str(part) for part in first["loc"][skip:]) or "body"
+    got = "" if first["type"] in {"missing", "extra_forbidden"} else f", not {_short(first['input'])}"
+    return InvalidValue(f"{field}: {first['msg']}{got}.", field=field)
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    ours = _translate(error)
+    given = request_id(request)
+    if isinstance(ours, InternalError):
+        log.error("request %s failed", given, exc_info=error)
+    return json_response(ours.body(given), headers=ours.headers, status=ours.status)
+
+
+def _translate(error: Exception) -> GlasshouseError:
+    match error:
+        case GlasshouseError():
+            return error
+        case RequestValidationError():
+            return invalid(error.errors(), skip=1)
+        case HTTPException(status_code=404):
+            return NotFound("There is nothing here; the routes are listed under /docs.")
+        case HTTPException(status_code=405):
+            return MethodNotAllowed("This path does not take that method.")
+        case HTTPException(status_code=400):
+            return BadRequest(str(error.detail))
+        case _:
+            return InternalError("Something went wrong on our side; the log has it under this request id.")

@@ -1,0 +1,110 @@
+"""What both applications share: the door, the deadline, the batcher, and their health."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, ParamSpec, TypeVar
+
+from deployments.admission import Admission
+from deployments.batcher import Batcher, BatcherClosed, BatchTiming
+from deployments.errors import DeadlineExceeded, Unavailable
+from deployments.settings import Tunables
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+P = ParamSpec("P")
+
+RESTART_S = 5.0  # Retry-After while a replica shuts down: about what a replacement needs
+
+
+class Pipeline(Generic[Item, Result]):
+    """Admission, a pool for CPU work before the batch, and the batcher. One per replica.
+
+    Args:
+        run: The batched model call, see `Batcher`.
+        tunables: Limits that may change while running.
+        cost: What an item counts against the batch's `max_cost`.
+        workers: Threads for work before the batch (decode), >= 1.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Sequence[Result | Exception]],
+        tunables: Tunables,
+        *,
+        cost: Callable[[Item], float] = lambda _: 1.0,
+        workers: int = 2,
+    ) -> None:
+        self.tunables = tunables
+        self.admission = Admission(tunables.admission.limits())
+        self.batcher = Batcher(run, tunables.batching.limits(), cost=cost)
+        # Its own pool: asyncio's default one has few threads in a replica, and others use it.
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        self._closed = False
+
+    def reconfigure(self, tunables: Tunables) -> None:
+        """Apply new limits to all requests from now on; nothing restarts."""
+        self.tunables = tunables
+        self.admission.limits = tunables.admission.limits()
+        self.batcher.limits = tunables.batching.limits()
+
+    @contextlib.asynccontextmanager
+    async def admit(self, *, probe: bool) -> AsyncIterator[None]:
+        """Hold a place in the queue for a request, until its deadline.
+
+        Raises:
+            Overloaded: Refused, before any work was done.
+            Unavailable: The replica is shutting down.
+            DeadlineExceeded: Admitted, but the block took longer than `admission.deadline_s`.
+        """
+        if self._closed:
+            raise _shutting_down()
+        deadline_s = self.admission.limits.deadline_s
+        with self.admission.enter(probe=probe):
+            try:
+                async with asyncio.timeout(deadline_s):
+                    yield
+            except TimeoutError:
+                raise DeadlineExceeded(f"No answer within the {deadline_s:g} s allowed.") from None
+
+    async def prepare(self, work: Callable[P, Value], *args: P.args, **kwargs: P.kwargs) -> Value:
+        """Run CPU work (decode, resize) in the pool, so that the event loop stays free."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+    async def infer(self, item: Item) -> tuple[Result, BatchTiming]:
+        """Run one item in some batch.
+
+        Raises:
+            Unavailable: The replica is shutting down.
+            Exception: What the model raised for this very item.
+        """
+        try:
+            result, timing = await self.batcher.submit(item)
+        except BatcherClosed:
+            raise _shutting_down() from None
+        self.admission.observe(timing.run_s, timing.size)
+        return result, timing
+
+    def problems(self) -> list[str]:
+        """Return what keeps this replica from answering; empty when it works."""
+        found = []
+        if self._closed:
+            found.append("shutting down")
+        elif not self.batcher.alive():
+            found.append("the batcher has ended")
+        if (stuck_s := self.batcher.stuck_s()) > self.tunables.stuck_s:
+            found.append(f"a batch has been on the device for {stuck_s:.0f} s")
+        return found
+
+    def close(self) -> None:
+        """Take no more requests; what is on the device is still answered. Idempotent."""
+        self._closed = True
+        self.batcher.close()
+        self._pool.shutdown(wait=False)
+
+
+def _shutting_down() -> Unavailable:
+    return Unavailable("This replica is shutting down; try again.", retry_after_s=RESTART_S)

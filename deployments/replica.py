@@ -1,0 +1,122 @@
+"""What a replica of either application does besides answering: resources, health, reconfiguration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import ray
+from fastapi import FastAPI, Response
+from uuid_utils import uuid7
+
+from deployments.errors import Unavailable
+from deployments.http import json_response
+from deployments.pipeline import RESTART_S, Pipeline
+from deployments.settings import CHECKOUT, Replica, Tunables
+from models import artifacts
+from models.device import DeviceError
+
+Tuned = TypeVar("Tuned", bound=Tunables)
+
+
+def actor_options(args: Replica) -> dict[str, float]:
+    """Return what each replica reserves, decided inside the cluster, when the application is built.
+
+    `num_gpus` must not stand in `serve_config.yaml`: it would hold on machines without a GPU too.
+
+    Raises:
+        DeviceError: `device: cuda` where no node of the cluster has a GPU.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if args.device == "cuda" and not gpus:
+        raise DeviceError(
+            "device: cuda is asked for, but no node of this Ray cluster has a GPU; "
+            "use device: auto, or add a GPU node before deploying."
+        )
+    use_gpu = gpus and args.device != "cpu"
+    return {"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica if use_gpu else 0}
+
+
+def locate(name: str) -> Path:
+    """Return the local path of an artifact's name, or of a file or folder of the user's own.
+
+    A relative path starts at the checkout: a replica's working folder is Ray's, not the user's.
+
+    Raises:
+        FileNotFoundError: Neither an artifact nor a file; says which names and which path were tried.
+        ArtifactError: The artifact could not be had from any source.
+    """
+    if name in artifacts.names():
+        return artifacts.fetch(name)
+    path = (CHECKOUT / Path(name).expanduser()).resolve()
+    if not path.exists():
+        known = ", ".join(artifacts.names())
+        raise FileNotFoundError(f"{name!r} is neither a file ({path}) nor one of the artifacts: {known}.")
+    return path
+
+
+def new_inference_id() -> str:
+    """Return a UUIDv7: sorts by time, and tells the day of its record."""
+    return str(uuid7())
+
+
+class Service(Generic[Tuned]):
+    """An application without Serve, so that it can run under any ASGI server.
+
+    Args:
+        app: The routes; `/healthz` is added here.
+        pipeline: What the routes put their requests through.
+        tunables: Limits in force, see `reconfigure`.
+    """
+
+    def __init__(self, app: FastAPI, pipeline: Pipeline[Any, Any], tunables: Tuned) -> None:
+        self.app = app
+        self.tunables = tunables
+        self._pipeline = pipeline
+        app.add_api_route("/healthz", self.healthz, summary="Does this replica work?")
+
+    def reconfigure(self, tunables: Tuned) -> None:
+        """Apply new limits to every request from now on; nothing restarts."""
+        self.tunables = tunables
+        self._pipeline.reconfigure(tunables)
+
+    def problems(self) -> list[str]:
+        """Return what keeps this replica from answering; empty when it works."""
+        return self._pipeline.problems()
+
+    async def healthz(self) -> Response:
+        """Answer 200 when this replica can answer, else 503 saying what is wrong."""
+        if problems := self.problems():
+            raise Unavailable("; ".join(problems), retry_after_s=RESTART_S, code="unhealthy")
+        return json_response({"status": "ok"})
+
+    def close(self) -> None:
+        """Take no more requests. Idempotent."""
+        self._pipeline.close()
+
+
+class ServeReplica(Generic[Tuned]):
+    """Serve's side of an application: reconfiguration, health, the end.
+
+    A subclass sets `service` in its constructor, which runs on the replica's event loop.
+    """
+
+    service: Service[Tuned]
+    tunables: type[Tuned]
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Give Serve the ASGI application; it asks after the constructor."""
+        return self.service.app
+
+    def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
+        """Apply a changed `user_config`; unknown keys and bad values raise, by name."""
+        self.service.reconfigure(self.tunables.model_validate(user_config or {}))
+
+    def check_health(self) -> None:
+        """Raise where Serve should replace this replica (it does after three failures in a row)."""
+        if problems := self.service.problems():
+            raise RuntimeError("; ".join(problems))
+
+    def __del__(self) -> None:
+        """Close what the constructor opened; Serve's only shutdown hook, run after half a start too."""
+        if hasattr(self, "service"):
+            self.service.close()

@@ -1,0 +1,1 @@
+"""Tests: real things at real seams; each states its promise in one sentence."""

@@ -1,0 +1,20 @@
+"""Fixtures of the whole suite, and the rule that only GPU tests may be skipped."""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+FAIL_ON_SKIP = "GLASSHOUSE_FAIL_ON_SKIP"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where `.ci/run` asks for it, unless the test needs a GPU."""
+    report = yield
+    if report.skipped and os.environ.get(FAIL_ON_SKIP) and item.get_closest_marker("gpu") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and only tests marked gpu may be: {report.longrepr}"
+    return report

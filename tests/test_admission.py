@@ -1,0 +1,80 @@
+"""Admission: who is let in, and what the others are told."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from deployments.admission import Admission, AdmissionLimits
+from deployments.errors import Overloaded
+
+
+def fill(admission: Admission, stack: ExitStack, count: int) -> None:
+    """Let `count` requests in."""
+    for _ in range(count):
+        stack.enter_context(admission.enter())
+
+
+def test_refuses_when_the_queue_is_full() -> None:
+    """One more than `max_waiting` is refused and counted; a place given back is free again."""
+    admission = Admission(AdmissionLimits(max_waiting=3))
+    with ExitStack() as stack:
+        fill(admission, stack, 3)
+        with pytest.raises(Overloaded, match="3 requests are inside"), admission.enter():
+            pass
+    with admission.enter():
+        assert (admission.inside, admission.refused) == (1, 1)
+
+
+def test_refuses_when_the_answer_would_be_late() -> None:
+    """The queue may use half of the deadline: at 0.1 s each and 2 s, ten wait and no more than one more."""
+    admission = Admission(AdmissionLimits(deadline_s=2))
+    admission.observe(run_s=0.8, size=8)
+    with ExitStack() as stack:
+        fill(admission, stack, 11)
+        with pytest.raises(Overloaded, match=r"would take 1\.1 s of the 2 s"):
+            fill(admission, stack, 1)
+
+
+def test_retry_after_is_when_half_of_the_queue_is_gone() -> None:
+    """Retry-After is half of the expected wait in whole seconds, and never 0."""
+    admission = Admission(AdmissionLimits(max_waiting=10, deadline_s=100))
+    admission.observe(run_s=1, size=1)
+    with ExitStack() as stack:
+        fill(admission, stack, 10)
+        with pytest.raises(Overloaded) as refused:
+            fill(admission, stack, 1)
+    assert refused.value.headers == {"Retry-After": "5"}
+    assert Overloaded("", retry_after_s=0.0).headers == {"Retry-After": "1"}
+
+
+def test_an_idle_replica_lets_one_in_however_slow_it_is() -> None:
+    """A model slower than the deadline still answers one at a time: refusing all would hide it."""
+    admission = Admission(AdmissionLimits(deadline_s=1))
+    admission.observe(run_s=30, size=1)
+    with admission.enter():
+        assert admission.inside == 1
+
+
+def test_probes_are_always_let_in() -> None:
+    """A probe passes a full queue and takes no place in it."""
+    admission = Admission(AdmissionLimits(max_waiting=1))
+    with admission.enter(), admission.enter(probe=True):
+        assert admission.inside == 1
+
+
+def test_the_estimate_follows_the_device() -> None:
+    """After twenty batches of a new speed the estimate is within 12 % of it."""
+    admission = Admission(AdmissionLimits())
+    admission.observe(run_s=1, size=1)
+    for _ in range(20):
+        admission.observe(run_s=0.4, size=4)
+    with admission.enter():
+        assert admission.expected_wait_s() == pytest.approx(0.1, rel=0.12)
+
+
+def test_a_place_is_given_back_when_the_request_fails() -> None:
+    """An exception inside gives the place back."""
+    admission = Admission(AdmissionLimits(max_waiting=1))
+    with pytest.raises(KeyError), admission.enter():
+        raise KeyError
+    assert admission.inside == 0
