@@ -36,5 +36,3 @@ async def poll_until_async(check: Callable[[], Awaitable[T]], what: str, timeout
             last = error
         await asyncio.sleep(PAUSE_S)
     raise AssertionError(f"waited {timeout_s:g} s for {what}; last saw {last!r}")
-
-
