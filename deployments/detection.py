@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
-from ray import serve
 from ray.serve import Application
 
 from deployments.errors import InvalidValue
 from deployments.http import INFERENCE_HEADER, is_probe, json_response, new_app
 from deployments.pipeline import Pipeline
 from deployments.render import render
-from deployments.replica import ServeReplica, Service, actor_options, locate, new_inference_id
+from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
 from deployments.schemas import DetectAnswer, DetectQuery, RenderQuery, body_doc
 from deployments.settings import DetectionArgs, DetectionTunables
 from deployments.uploads import FIELD, IMAGE_TYPES, MULTIPART, Upload, decode_upload, read_upload
@@ -125,7 +124,7 @@ class DetectionService(Service[DetectionTunables]):
         async def detect(request: Request, query: Annotated[DetectQuery, Query()]) -> Response:
             return await self.detect(request, query)
 
-        jpeg = {200: {"content": {"image/jpeg": {}}}}
+        jpeg: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 
         @app.post("/render", summary="Find objects and draw them", openapi_extra=BODY_DOC, responses=jpeg)
         async def rendered(request: Request, query: Annotated[RenderQuery, Query()]) -> Response:
@@ -157,17 +156,15 @@ def load_detector(args: DetectionArgs, max_batch: int) -> Detector:
     return detector
 
 
-@serve.deployment
-@serve.ingress()
 class Detection(ServeReplica[DetectionTunables]):
     """The deployment `Detection`."""
 
     tunables = DetectionTunables
 
-    async def __init__(self, args: DetectionArgs) -> None:
+    def __init__(self, args: DetectionArgs) -> None:
         self.service = DetectionService(args)
 
 
 def build(args: DetectionArgs) -> Application:
     """Build the application that `serve_config.yaml` names."""
-    return Detection.options(ray_actor_options=actor_options(args)).bind(args)
+    return bind(Detection, args, name="Detection")

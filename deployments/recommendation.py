@@ -6,13 +6,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
-from ray import serve
 from ray.serve import Application
 
 from deployments.errors import InvalidValue
 from deployments.http import INFERENCE_HEADER, JSON, invalid, is_probe, json_response, new_app, read_body
 from deployments.pipeline import Pipeline
-from deployments.replica import ServeReplica, Service, actor_options, locate, new_inference_id
+from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
 from deployments.schemas import RecommendAnswer, RecommendBody, body_doc
 from deployments.settings import RecommendationArgs, RecommendationTunables, home
 from models.ratings import read_ratings
@@ -129,17 +128,15 @@ def load_recommender(args: RecommendationArgs) -> Recommender:
     return recommender
 
 
-@serve.deployment(name="Recommendation")
-@serve.ingress()
 class RecommendationReplica(ServeReplica[RecommendationTunables]):
     """The deployment `Recommendation`."""
 
     tunables = RecommendationTunables
 
-    async def __init__(self, args: RecommendationArgs) -> None:
+    def __init__(self, args: RecommendationArgs) -> None:
         self.service = RecommendationService(args)
 
 
 def build(args: RecommendationArgs) -> Application:
     """Build the application that `serve_config.yaml` names."""
-    return RecommendationReplica.options(ray_actor_options=actor_options(args)).bind(args)
+    return bind(RecommendationReplica, args, name="Recommendation")

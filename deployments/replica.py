@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 import ray
 from fastapi import FastAPI, Response
+from ray import serve
+from ray.serve import Application
 from uuid_utils import uuid7
 
 from deployments.errors import Unavailable
@@ -26,7 +28,8 @@ def actor_options(args: Replica) -> dict[str, float]:
     Raises:
         DeviceError: `device: cuda` where no node of the cluster has a GPU.
     """
-    gpus = ray.cluster_resources().get("GPU", 0)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = resources.get("GPU", 0)
     if args.device == "cuda" and not gpus:
         raise DeviceError(
             "device: cuda is asked for, but no node of this Ray cluster has a GPU; "
@@ -120,3 +123,14 @@ class ServeReplica(Generic[Tuned]):
         """Close what the constructor opened; Serve's only shutdown hook, run after half a start too."""
         if hasattr(self, "service"):
             self.service.close()
+
+
+def bind(replica: type[ServeReplica[Any]], args: Replica, *, name: str) -> Application:
+    """Make a Serve application of one deployment, called `name` in `serve_config.yaml`.
+
+    Here rather than by decorators: importing a module that describes a replica then needs no Serve.
+    """
+    ingress: Any = serve.ingress()(replica)
+    deployment: Any = serve.deployment(ingress, name=name)
+    application: Application = deployment.options(ray_actor_options=actor_options(args)).bind(args)
+    return application

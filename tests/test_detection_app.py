@@ -113,7 +113,7 @@ def test_render_draws_a_picture_of_the_same_size(app: Asgi[DetectionService]) ->
     assert drawn.size == plain.size
     x1, y1, _, _ = dict(boxes(detect(app)))["bus"]
     corner = (int(x1), int(y1) - 20, int(x1) + 60, int(y1) + 20)
-    assert np.abs(np.subtract(drawn.crop(corner), np.asarray(plain.crop(corner), int))).mean() > 20
+    assert np.abs(np.asarray(drawn.crop(corner), int) - np.asarray(plain.crop(corner), int)).mean() > 20
 
 
 def test_limits_change_while_running(app: Asgi[DetectionService]) -> None:
@@ -135,7 +135,7 @@ def test_over_the_deadline_is_504(app: Asgi[DetectionService]) -> None:
 
 
 def test_health_tells_what_is_wrong(app: Asgi[DetectionService]) -> None:
-    """healthz is 200 while the replica works, and 503 with the reason once it is closed."""
+    """The health route is 200 while the replica works, and 503 with the reason once it is closed."""
     assert app.request("GET", "/healthz").json() == {"status": "ok"}
     other = Asgi(lambda: DetectionService(DetectionArgs(device="cpu")), "/detect")
     other.service.close()
