@@ -52,8 +52,9 @@ class RayHead:
         self.dashboard_url = f"http://{LOOPBACK}:{ports.dashboard}"
         self.token_path = folder / "ray-token"
         self._count = {"--num-cpus": num_cpus, "--num-gpus": num_gpus}
-        # Short: the sockets in it have paths of at most 107 bytes.
-        self._temp = Path(tempfile.mkdtemp(prefix="glasshouse-"))
+        # Short, whatever TMPDIR says: HAProxy takes socket paths of at most 97 bytes, and Ray puts
+        # a node id of 56 into them.
+        self.temp = Path(tempfile.mkdtemp(prefix="gh-", dir="/tmp"))  # noqa: S108
         self.environ = {**os.environ, **(environ or {}), **self._settings(drain_s)}
         self._tree: ProcessTree | None = None
 
@@ -125,7 +126,7 @@ class RayHead:
         self._tree.end()
 
     def _settings(self, drain_s: float) -> dict[str, str]:
-        ports, haproxy = self.ports, self._temp / "haproxy"
+        ports, haproxy = self.ports, self.temp / "h"
         haproxy.mkdir()
         return {
             "RAY_AUTH_MODE": "token",
@@ -172,7 +173,7 @@ class RayHead:
             "--dashboard-agent-listen-port": ports.dashboard_agent,
             "--metrics-export-port": ports.metrics_export,
             "--object-store-memory": OBJECT_STORE_BYTES,
-            "--temp-dir": self._temp,
+            "--temp-dir": self.temp,
             **{name: count for name, count in self._count.items() if count is not None},
         }
         flags = [f"{name}={value}" for name, value in options.items()]

@@ -5,6 +5,8 @@ from collections.abc import Generator
 
 import pytest
 
+from tests.cluster import Cluster
+
 FAIL_ON_SKIP = "GLASSHOUSE_FAIL_ON_SKIP"
 
 
@@ -18,3 +20,14 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, and only tests marked gpu may be: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster, None, None]:
+    """The one cluster of this run, with both applications; a test that redeploys puts things back."""
+    running = Cluster(tmp_path_factory.mktemp("glasshouse"))
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
