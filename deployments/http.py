@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.batcher import BatchTiming
 from deployments.errors import (
     BadRequest,
     GlasshouseError,
@@ -30,6 +31,7 @@ log = logging.getLogger("glasshouse.http")
 
 PROBE_HEADER = "X-Glasshouse-Probe"
 INFERENCE_HEADER = "X-Inference-ID"
+TIMING_HEADER = "Server-Timing"
 JSON = "application/json"
 # A client that is answered in mid-upload may see a broken pipe instead of the answer. So the rest
 # of the body is read and thrown away first: this many bytes, for this long, and no further.
@@ -148,6 +150,16 @@ def is_probe(request: Request) -> bool:
 def request_id(request: Request) -> str:
     """Return the id that Serve gave or the client sent; made here only where Serve is not around."""
     return request.headers.get("x-request-id", "")[:128] or uuid4().hex
+
+
+def inference_headers(inference_id: str, timing: BatchTiming) -> dict[str, str]:
+    """Return the headers of an inference: its id, and where its time went.
+
+    `Server-Timing` (W3C) shows in every browser's developer tools: `queue` and `batch` in
+    milliseconds, and as the batch's description how many ran together.
+    """
+    stages = f'queue;dur={timing.wait_s * 1e3:.1f}, batch;dur={timing.run_s * 1e3:.1f};desc="{timing.size}"'
+    return {INFERENCE_HEADER: inference_id, TIMING_HEADER: stages}
 
 
 def json_response(content: object, headers: dict[str, str] | None = None, status: int = 200) -> Response:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ray.serve import Application
 
 from deployments.errors import InvalidValue
-from deployments.http import INFERENCE_HEADER, JSON, invalid, is_probe, json_response, new_app, read_body
+from deployments.http import JSON, inference_headers, invalid, is_probe, json_response, new_app, read_body
 from deployments.pipeline import Pipeline
 from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
 from deployments.schemas import RecommendAnswer, RecommendBody, body_doc
@@ -42,10 +42,10 @@ class RecommendationService(Service[RecommendationTunables]):
         """Answer `POST /recommend`."""
         async with self.pipeline.admit(probe=is_probe(request)):
             query = self._query(await read_body(request, self.tunables.max_body_bytes))
-            found, _ = await self.pipeline.infer(query)
+            found, timing = await self.pipeline.infer(query)
         inference_id = new_inference_id()
         content = self._answer(inference_id, query, found)
-        return json_response(content, headers={INFERENCE_HEADER: inference_id})
+        return json_response(content, headers=inference_headers(inference_id, timing))
 
     def _query(self, body: bytes) -> Query:
         """Parse and check one request, alone, so that nothing in it can raise inside a batch."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from launch.ports import LOOPBACK, Ports
 from launch.processes import ProcessTree
 
@@ -54,7 +56,7 @@ class RayHead:
         self._count = {"--num-cpus": num_cpus, "--num-gpus": num_gpus}
         # Short, whatever TMPDIR says: HAProxy takes socket paths of at most 97 bytes, and Ray puts
         # a node id of 56 into them.
-        self.temp = Path(tempfile.mkdtemp(prefix="gh-", dir="/tmp"))  # noqa: S108
+        self.temp = Path(tempfile.mkdtemp(prefix="gh-", dir="/tmp"))
         self.environ = {**os.environ, **(environ or {}), **self._settings(drain_s)}
         self._tree: ProcessTree | None = None
 
@@ -108,7 +110,7 @@ class RayHead:
         """Return whether the head process runs."""
         return self._tree is not None and self._tree.exit_code() is None
 
-    def processes(self) -> list[Any]:
+    def processes(self) -> list[psutil.Process]:
         """Return every process of this cluster (psutil)."""
         return [] if self._tree is None else self._tree.members()
 

@@ -1,0 +1,150 @@
+"""The two ways to start: `make run`'s own program, and a bare `serve run`."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from bench.load import Call, send_all
+from deployments.settings import CHECKOUT
+from launch.ports import Ports, PortTaken
+from launch.processes import ProcessTree
+from tests.bad_requests import JPEG, JSON
+from tests.cluster import answer
+from tests.photos import jpeg_bytes
+from tests.poll import poll_until
+
+START_S = 240.0
+
+
+def both_answer(url: str) -> bool:
+    """Send a photograph and a user; true when both are answered as they should be."""
+    calls = [
+        Call("POST", "/detect", jpeg_bytes("bus"), JPEG),
+        Call("POST", "/recommend", b'{"user_id": 1, "n": 3}', JSON),
+    ]
+    boxes, films = asyncio.run(send_all(url, calls))
+    if (boxes.status, films.status) != (200, 200):
+        raise AssertionError(f"{boxes.status} {boxes.body[:200]!r}; {films.status} {films.body[:200]!r}")
+    named = [one["class_name"] for one in answer(boxes.body)["detections"]]
+    return "bus" in named and len(answer(films.body)["items"]) == 3
+
+
+def environ(tmp_path: Path) -> dict[str, str]:
+    """Return our environment, with a home of this test's own."""
+    return {**os.environ, "GLASSHOUSE_HOME": str(tmp_path / "home")}
+
+
+def printed_url(tree: ProcessTree) -> str:
+    """Return the address that the launcher prints once everything is up; fail if it has ended."""
+    if tree.exit_code() is not None:
+        raise AssertionError(tree.last_words())
+    found = re.search(r"(http://127\.0\.0\.1:\d+)/detect/docs", tree.log.read_text())
+    return found[1] if found else ""
+
+
+@pytest.mark.cluster
+@pytest.mark.data
+def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
+    """`python -m launch` brings both up, says where, and at Ctrl-C ends every process with code 0."""
+    command = [sys.executable, "-m", "launch", "--free-ports"]
+    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
+    try:
+        url = poll_until(lambda: printed_url(tree), "the address", timeout_s=START_S)
+        assert both_answer(url)
+        started = psutil.Process(tree.pid).children(recursive=True)
+        assert len(started) > 5
+        os.kill(tree.pid, signal.SIGINT)
+        poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=60)
+        assert (tree.exit_code(), [one.name() for one in started if one.is_running()]) == (0, [])
+    finally:
+        tree.end()
+
+
+@pytest.mark.cluster
+@pytest.mark.data
+def test_killed_launcher_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A launcher that is killed without a word takes Ray with it."""
+    command = [sys.executable, "-m", "launch", "--free-ports"]
+    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
+    try:
+        poll_until(lambda: "recommendation: " in tree.log.read_text(), "a started Ray", timeout_s=START_S)
+        started = psutil.Process(tree.pid).children(recursive=True)
+        assert len(started) > 5
+        os.kill(tree.pid, signal.SIGKILL)
+        poll_until(lambda: not any(one.is_running() for one in started), "Ray's end", timeout_s=60)
+    finally:
+        tree.end()
+
+
+@pytest.mark.cluster
+@pytest.mark.data
+def test_serve_run_starts_the_same_two(tmp_path: Path) -> None:
+    """`serve run serve_config.yaml`, with Ray's Python proxy, answers both without a redirect."""
+    port = Ports.free().serve
+    config = yaml.safe_load((CHECKOUT / "serve_config.yaml").read_text())
+    config["http_options"]["port"] = port
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    serve = str(Path(sys.executable).with_name("serve"))
+    tree = ProcessTree([serve, "run", str(path)], environ(tmp_path), tmp_path / "serve.log")
+    try:
+        poll_until(lambda: both_answer(f"http://127.0.0.1:{port}"), "both to answer", timeout_s=START_S)
+    finally:
+        tree.end()
+    assert tree.members() == []
+
+
+def test_a_wrong_configuration_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """A misspelt key ends the launcher at once, naming the key."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text((CHECKOUT / "serve_config.yaml").read_text().replace("factors:", "factorz:"))
+    done = subprocess.run(
+        [sys.executable, "-m", "launch", "--config", str(path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "factorz" in done.stdout) == (1, True)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_taken_port_is_named() -> None:
+    """A port in use is named with its purpose and with who has it, before anything starts."""
+    taken = Ports.free()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(taken.dashboard)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def error() -> str:
+        try:
+            taken.check()
+        except PortTaken as found:
+            return str(found)
+        return ""
+
+    try:
+        message = poll_until(error, "the port to be taken")
+    finally:
+        server.kill()
+        server.wait()
+    assert f"Port {taken.dashboard} (dashboard)" in message
+    assert str(server.pid) in message
+
+
+def test_an_ended_tree_leaves_nobody(tmp_path: Path) -> None:
+    """A program that ignores SIGTERM, and its orphaned grandchild in another session, are both ended."""
+    program = (
+        "import signal, subprocess, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen(['sh', '-c', 'setsid sleep 600 & echo ready']).wait(); signal.pause()"
+    )
+    tree = ProcessTree([sys.executable, "-c", program], dict(os.environ), tmp_path / "log")
+    poll_until(lambda: "ready" in tree.log.read_text() and len(tree.members()) == 2, "both")
+    tree.end(patience_s=0.2)
+    assert tree.members() == []
