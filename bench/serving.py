@@ -70,7 +70,7 @@ def _detection(head: RayHead) -> list[Row]:
     refused = [one.latency_s for one in over if one.status == 429]
     late = [one for one in over if one.status not in {200, 429}]
     return [
-        Row("detect: one client, median", 1e3 * _median(alone), "ms", "bus.jpg, 810 × 1080, 137 kB"),
+        Row("detect: one client, median", 1e3 * _median(alone), "ms", "bus.jpg, 810 x 1080, 137 kB"),
         Row(f"detect: {CLIENTS} clients", top, "images/s", f"mean batch {mean_batch(full):.1f}"),
         Row("detect: CPU of all processes", cpu_ms, "ms an image", "ingress, decode, forward, answer"),
         Row(

@@ -1,5 +1,6 @@
 """The detection application with the real weights, straight through ASGI."""
 
+import re
 from collections.abc import Generator
 from io import BytesIO
 from typing import Any
@@ -50,6 +51,13 @@ def test_a_photograph_gets_its_boxes(app: Asgi[DetectionService]) -> None:
     assert (names.count("bus"), names.count("person")) == (1, 4)
     assert answer.headers["X-Inference-ID"] == checked.inference_id
     assert UUID(checked.inference_id).version == 7
+
+
+def test_an_answer_tells_where_its_time_went(app: Asgi[DetectionService]) -> None:
+    """`Server-Timing` names queue and batch in milliseconds, and how many ran together."""
+    answers = app.requests([("POST", "", {"content": BUS, "headers": JPEG})] * 3)
+    headers = [answer.headers["Server-Timing"] for answer in answers]
+    assert all(re.fullmatch(r'queue;dur=[\d.]+, batch;dur=[\d.]+;desc="[123]"', text) for text in headers)
 
 
 def test_a_form_is_the_same_as_a_body(app: Asgi[DetectionService]) -> None:

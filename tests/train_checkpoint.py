@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     names = "\n".join(f"  {class_id}: {name}" for class_id, name in CLASSES.items())
     (folder / "data.yaml").write_text(f"path: {folder}\ntrain: images\nval: images\nnames:\n{names}\n")
     os.environ.update(YOLO_CONFIG_DIR=str(folder), YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true")
-    from ultralytics import YOLO  # noqa: PLC0415  after its settings folder is named
+    from ultralytics.models import YOLO  # noqa: PLC0415  after its settings folder is named
 
     from models import artifacts  # noqa: PLC0415
 
