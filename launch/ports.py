@@ -24,6 +24,7 @@ class Ports:
     metrics_export: int = 8080
     autoscaler_metrics: int = 44217
     dashboard_metrics: int = 44227
+    fallback_proxy: int = 8500
     haproxy_stats: int = 8404
     haproxy_metrics: int = 9101
     first_replica: int = 30000

@@ -1,5 +1,8 @@
 """Which device a model runs on, decided once when it is loaded."""
 
+import os
+from pathlib import Path
+
 import torch
 
 
@@ -25,3 +28,17 @@ def resolve_device(asked: str) -> torch.device:
             "set device to auto or cpu, or start where a GPU and its driver are visible."
         )
     return torch.device("cuda" if there and asked != "cpu" else "cpu")
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use, by affinity and by its control group's quota.
+
+    Not `OMP_NUM_THREADS`: Ray sets that to the cores a replica reserves, not to those it may use.
+    """
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        # No control group of version 2 here, or no quota: the word `max`.
+        return cores

