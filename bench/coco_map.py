@@ -84,8 +84,8 @@ def _read_one(image: Path, labels: Path) -> Labelled:
     table = np.array(lines, np.float32).reshape(-1, 5)
     height, width = pixels.shape[:2]
     centre, half = table[:, 1:3], table[:, 3:] / 2
-    boxes = np.concatenate((centre - half, centre + half), 1) * np.float32([width, height] * 2)
-    return Labelled(pixels, table[:, 0].astype(np.int64), boxes)
+    corners = np.concatenate((centre - half, centre + half), 1) * np.array([width, height] * 2)
+    return Labelled(pixels, table[:, 0].astype(np.int64), corners.astype(np.float32))
 
 
 def _correct(found: Detections, labels: Labelled) -> npt.NDArray[np.bool_]:

@@ -141,6 +141,6 @@ def _noted_sum(folder: Path, name: str) -> str:
 
 def _differs(path: Path, expected: str, found: str) -> ArtifactError:
     return ArtifactError(
-        f"{path} is not the file it should be: expected sha256 {expected}, found {found}; "
+        f"{path} is not what it should be: expected sha256 {expected}, found {found}; "
         "remove it and fetch it again, or correct the sha256 if the file is meant"
     )

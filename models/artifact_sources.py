@@ -265,5 +265,8 @@ def _pip_download(requirement: str, folder: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise ArtifactError(f"pip was not done within {PIP_TIMEOUT_S:.0f} s") from error
     except subprocess.CalledProcessError as error:
-        said = [line for line in error.stderr.splitlines() if line.strip()]
-        raise ArtifactError(f"pip: {said[-1] if said else f'exit status {error.returncode}'}") from error
+        said = [line for line in error.stderr.splitlines() if line.startswith("ERROR:")]
+        # pip's last word is that there is no such version, also where it never reached an index.
+        unreached = " (the package index was not reached)" if "connection broken" in error.stderr else ""
+        reason = said[-1] if said else f"exit status {error.returncode}"
+        raise ArtifactError(f"pip: {reason}{unreached}") from error

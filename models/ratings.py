@@ -77,8 +77,8 @@ def read_ratings(path: Path, titles: Path | None = None) -> Ratings:
     Args:
         path: a CSV (comma, tab or semicolon, with a header) or Parquet file, or a folder with `ratings.csv`
             and perhaps `titles.csv` or `movies.csv`. Columns, in any case and order: user (`user`, `user_id`,
-            `userId`), item (`item`, `item_id`, `movie_id`, `movieId`), and if there are any rating (`rating`),
-            time (`ts`, `timestamp`, `time`: seconds, or ISO 8601, UTC unless it says otherwise), `title`.
+            `userId`) and item (`item`, `item_id`, `movie_id`, `movieId`); optional are `rating`, the time
+            (`ts`, `timestamp`, `time`: seconds, or ISO 8601, in UTC unless it says otherwise) and `title`.
         titles: a file of items and titles; overrides what `path` says.
 
     Returns:
@@ -141,8 +141,8 @@ class _Columns:
 
     def latest(self) -> NDArray[np.int64]:
         """The rows to keep, ascending: of each (user, item) the last by time, then by row."""
-        rows = np.arange(len(self.user))
-        order = np.lexsort((rows, self.ts, self.item, self.user))
+        # Stable: equally late ones stay in the order of the file.
+        order = np.lexsort((self.ts, self.item, self.user))
         user, item = self.user[order], self.item[order]
         last = np.append((user[1:] != user[:-1]) | (item[1:] != item[:-1]), True)
         return np.sort(order[last])
@@ -252,7 +252,7 @@ def _is_parquet(path: Path) -> bool:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     # Without pandas' own metadata, which would hide a column that was an index when it was written.
-    frame: pd.DataFrame = pq.ParquetFile(path).read().to_pandas(ignore_metadata=True)
+    frame: pd.DataFrame = pq.ParquetFile(path).read().replace_schema_metadata(None).to_pandas()
     coded = [name for name, dtype in frame.dtypes.items() if isinstance(dtype, pd.CategoricalDtype)]
     return frame.astype({name: frame[name].cat.categories.dtype for name in coded})
 

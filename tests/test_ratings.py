@@ -1,10 +1,15 @@
 """What may be handed in as ratings, what it becomes, and how each thing wrong with it is said."""
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from models import artifacts
 from models.ratings import Ratings, RatingsError, read_ratings
@@ -37,8 +42,8 @@ def test_every_spelling_of_the_columns_is_read(tmp_path: Path, header: str) -> N
 
     read = read_ratings(path)
 
-    assert ([1, 2], [10, 20]) == (read.user_id.tolist(), read.item_id.tolist())
-    assert ([3.5, 5.0], [978300760, 978302109]) == (read.rating.tolist(), read.ts.tolist())
+    assert (read.user_id.tolist(), read.item_id.tolist()) == ([1, 2], [10, 20])
+    assert (read.rating.tolist(), read.ts.tolist()) == ([3.5, 5.0], [978300760, 978302109])
     assert (np.dtype(np.int64), np.dtype(np.float32)) == (read.ts.dtype, read.rating.dtype)
 
 
@@ -47,22 +52,29 @@ def test_a_folder_brings_its_titles(tmp_path: Path) -> None:
     _file(tmp_path, "user,item\n1,10\n1,30\n")
     _file(tmp_path, 'item,title\n10,"Good, the Bad, The"\n20,007\n30,\n40,NA\n', "titles.csv")
 
-    assert {10: "Good, the Bad, The", 20: "007", 40: "NA"} == read_ratings(tmp_path).titles
+    assert read_ratings(tmp_path).titles == {10: "Good, the Bad, The", 20: "007", 40: "NA"}
+
+
+def test_titles_of_digits_stay_as_they_are(tmp_path: Path) -> None:
+    """A file of titles that all look like numbers loses no leading zero."""
+    path = _file(tmp_path, "user,item,title\n1,10,007\n1,20,1984\n")
+
+    assert read_ratings(path).titles == {10: "007", 20: "1984"}
 
 
 def test_titles_may_stand_beside_the_ratings_or_in_a_file_of_their_own(tmp_path: Path) -> None:
     """A title column is read, and the file of titles that is named has the last word."""
     path = _file(tmp_path, "user,item,title\n1,10,Aliens\n1,30,Ran\n")
 
-    assert {10: "Aliens", 30: "Ran"} == read_ratings(path).titles
-    assert {10: "Alien", 20: "Heat", 30: "Ran"} == read_ratings(path, _file(tmp_path, FILMS, "t.csv")).titles
+    assert read_ratings(path).titles == {10: "Aliens", 30: "Ran"}
+    assert read_ratings(path, _file(tmp_path, FILMS, "t.csv")).titles == {10: "Alien", 20: "Heat", 30: "Ran"}
 
 
 def test_without_rating_and_time_every_pair_counts_one(tmp_path: Path) -> None:
     """Implicit feedback has rating 1 and time 0."""
     read = read_ratings(_file(tmp_path, "item,user\n10,1\n20,1\n"))
 
-    assert ([1.0, 1.0], [0, 0]) == (read.rating.tolist(), read.ts.tolist())
+    assert (read.rating.tolist(), read.ts.tolist()) == ([1.0, 1.0], [0, 0])
 
 
 def test_of_two_ratings_of_a_pair_the_latest_stands(tmp_path: Path) -> None:
@@ -70,9 +82,11 @@ def test_of_two_ratings_of_a_pair_the_latest_stands(tmp_path: Path) -> None:
     rows = ["2,10,1,50", "1,10,4,200", "1,10,2,100", "1,20,1,7", "1,20,5,7"]
     read = read_ratings(_file(tmp_path, "user,item,rating,ts\n" + "\n".join(rows) + "\n"))
 
-    assert [(2, 10, 1.0), (1, 10, 4.0), (1, 20, 5.0)] == list(
-        zip(read.user_id.tolist(), read.item_id.tolist(), read.rating.tolist(), strict=True)
-    )
+    assert list(zip(read.user_id.tolist(), read.item_id.tolist(), read.rating.tolist(), strict=True)) == [
+        (2, 10, 1.0),
+        (1, 10, 4.0),
+        (1, 20, 5.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -102,19 +116,43 @@ def test_identifiers_stay_exact_to_the_end_of_int64(tmp_path: Path) -> None:
     assert ids == read_ratings(_file(tmp_path, f"user,item\n{rows}")).user_id.tolist()
 
 
-@pytest.mark.parametrize("dtype", ["int32", "uint64", "float64", "category", "string"])
-def test_parquet_of_any_type_is_read(tmp_path: Path, dtype: str) -> None:
-    """Integers of any width, whole floats, coded and textual ones are identifiers, also in an index; dates are times."""
-    frame = pd.DataFrame({"user": [1, 2], "item": [10, 20], "ts": pd.to_datetime(["2001-01-01", None])})
-    frame["item"] = (
-        frame["item"].astype("str").astype(dtype) if dtype == "string" else frame["item"].astype(dtype)
-    )
-    frame.set_index("user").to_parquet(tmp_path / "ratings.parquet")
+@pytest.mark.parametrize(
+    "item",
+    [
+        pa.array([10, 20, 30], pa.int16()),
+        pa.array([10, 20, 30], pa.uint64()),
+        pa.array([10, 20, 30], pa.float64()),
+        pa.array(["10", "20", "30"]),
+        pa.array(["10", "20", "30"]).dictionary_encode(),
+        pa.array([10, 20, 30]).dictionary_encode(),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_parquet_of_any_type_is_read(tmp_path: Path, item: pa.Array) -> None:
+    """Integers, whole floats, coded and textual ones are identifiers; dates are times, and none is 0."""
+    ts = pa.array([datetime(2001, 1, 1, tzinfo=UTC), None, datetime(1970, 1, 1, 0, 1, tzinfo=UTC)])
+    pq.write_table(pa.table({"user": [1, 2, 4], "item": item, "ts": ts}), tmp_path / "ratings.parquet")
 
     read = read_ratings(tmp_path)
 
-    assert ([1, 2], [10, 20]) == (read.user_id.tolist(), read.item_id.tolist())
-    assert [978307200, 0] == read.ts.tolist()
+    assert (read.user_id.tolist(), read.item_id.tolist()) == ([1, 2, 4], [10, 20, 30])
+    assert read.ts.tolist() == [978307200, 0, 60]
+
+
+def test_a_float_that_may_have_been_rounded_is_no_identifier(tmp_path: Path) -> None:
+    """Floats beyond 2^53, which stand for several integers each, are refused."""
+    pq.write_table(pa.table({"user": [1.0, 2.0**53 + 2], "item": [1, 2]}), tmp_path / "ratings.parquet")
+
+    with pytest.raises(RatingsError, match="column user, data row 2"):
+        read_ratings(tmp_path)
+
+
+def test_an_index_that_pandas_wrote_is_a_column(tmp_path: Path) -> None:
+    """A frame indexed by user is read like one that has users in a column."""
+    frame = pd.DataFrame({"user": [4, 1, 2], "item": [10, 20, 30]}).set_index("user")
+    frame.to_parquet(tmp_path / "ratings.parquet")
+
+    assert read_ratings(tmp_path).user_id.tolist() == [4, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +161,7 @@ def test_parquet_of_any_type_is_read(tmp_path: Path, dtype: str) -> None:
         pytest.param("", "is empty", id="empty"),
         pytest.param("user,item\n", "has no rows", id="no-rows"),
         pytest.param("user,rating\n1,2\n", "no item column", id="no-item"),
-        pytest.param("1\t10\t3\t0\n", "no user column", id="no-header"),
+        pytest.param("1\t10\t3\t0\n1\t20\t3\t0\n", "no user column", id="no-header"),
         pytest.param("user,user_id,item\n1,1,10\n", "user, user_id mean the same", id="two-users"),
         pytest.param("user,item,item\n1,1,10\n", "names a column twice", id="twice"),
         pytest.param("user,item\n1,10\n,20\n", "column user, data row 2: an empty cell", id="empty-cell"),
@@ -145,13 +183,13 @@ def test_parquet_of_any_type_is_read(tmp_path: Path, dtype: str) -> None:
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
-    """Each thing wrong with a file is a RatingsError that names the file, and the column and row if there is one."""
+    """Each thing wrong with a file is a RatingsError that names the file, and column and row if it can."""
     path = _file(tmp_path, text)
 
     with pytest.raises(RatingsError) as caught:
         read_ratings(path)
 
-    assert (True, True) == (str(path) in str(caught.value), said in str(caught.value)), str(caught.value)
+    assert (str(path) in str(caught.value), said in str(caught.value)) == (True, True), str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -168,13 +206,21 @@ def test_a_file_that_is_none_is_said_so(tmp_path: Path, content: bytes | None, s
         read_ratings(path)
 
 
-def test_ratings_are_checked_when_made() -> None:
+@pytest.mark.parametrize(
+    ("rating", "ts"),
+    [
+        pytest.param(np.ones(1, np.float32), np.zeros(2, np.int64), id="length"),
+        pytest.param(np.ones(2, np.float64), np.zeros(2, np.int64), id="type-of-rating"),
+        pytest.param(np.ones(2, np.float32), np.zeros(2, np.float64), id="type-of-time"),
+        pytest.param(np.array([1, np.inf], np.float32), np.zeros(2, np.int64), id="infinite"),
+    ],
+)
+def test_ratings_are_checked_when_made(rating: NDArray[Any], ts: NDArray[Any]) -> None:
     """Arrays of unequal length, of another type or with infinities cannot be made into Ratings."""
-    ids, ones = np.array([1, 2]), np.ones(2, np.float32)
+    ids = np.array([1, 2], np.int64)
 
-    for rating, ts in ((ones[:1], ids), (ones.astype(np.float64), ids), (ones * np.inf, ids), (ones, ones)):
-        with pytest.raises(RatingsError):
-            Ratings(ids, ids, rating, ts, {})
+    with pytest.raises(RatingsError):
+        Ratings(ids, ids, rating, ts, {})
 
 
 @pytest.mark.data
@@ -182,8 +228,8 @@ def test_the_default_ratings_are_movielens_100k() -> None:
     """MovieLens 100k is 100 000 ratings from 1 to 5 by 943 users of 1 682 films, all with titles."""
     read = read_ratings(artifacts.fetch("movielens-100k"))
 
-    assert (100_000, 943, 1682) == (len(read), len(np.unique(read.user_id)), len(np.unique(read.item_id)))
-    assert (1.0, 5.0, 1682) == (read.rating.min(), read.rating.max(), len(read.titles))
+    assert (len(read), len(np.unique(read.user_id)), len(np.unique(read.item_id))) == (100_000, 943, 1682)
+    assert (read.rating.min(), read.rating.max(), len(read.titles)) == (1.0, 5.0, 1682)
 
 
 @pytest.mark.data
@@ -191,4 +237,4 @@ def test_grouplens_own_files_are_read_as_they_are() -> None:
     """MovieLens latest-small, a folder of GroupLens' own CSV files, is 100 836 ratings with 9 742 titles."""
     read = read_ratings(artifacts.fetch("movielens-latest-small"))
 
-    assert (100_836, 9742, "Toy Story (1995)") == (len(read), len(read.titles), read.titles[1])
+    assert (len(read), len(read.titles), read.titles[1]) == (100_836, 9742, "Toy Story (1995)")
