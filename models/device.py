@@ -2,15 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 class DeviceError(ValueError):
     """The device or precision asked for is not there; the message says what to do."""
 
 
-def resolve_device(asked: str) -> torch.device:
+def resolve_device(asked: str) -> "torch.device":
     """Turn `auto`, `cuda` or `cpu` into a device.
 
     Args:
@@ -20,7 +22,9 @@ def resolve_device(asked: str) -> torch.device:
         DeviceError: `cuda` was asked for and PyTorch sees none, or the word is unknown.
     """
     if asked not in ("auto", "cuda", "cpu"):
-        raise DeviceError(f"device is {asked!r}; use auto, cuda or cpu.")
+        raise DeviceError(unknown_device(asked))
+    import torch  # noqa: PLC0415  hundreds of megabytes that a recommender's replica does without
+
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
         raise DeviceError(
@@ -28,6 +32,11 @@ def resolve_device(asked: str) -> torch.device:
             "set device to auto or cpu, or start where a GPU and its driver are visible."
         )
     return torch.device("cuda" if there and asked != "cpu" else "cpu")
+
+
+def unknown_device(asked: str) -> str:
+    """Return the sentence for a device that is none of the three."""
+    return f"device is {asked!r}: use auto, cuda or cpu."
 
 
 def usable_cores() -> int:
