@@ -1,5 +1,6 @@
 """Hand a Serve configuration to a Ray head and follow it until it answers or has failed."""
 
+import re
 import threading
 import time
 import urllib.error
@@ -11,6 +12,8 @@ from launch.ray_head import RayHead
 POLL_S = 0.5
 DEPLOY_TIMEOUT_S = 600.0
 FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
+# The line of a traceback that names the exception: `package.module.SomeError: its message`.
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception)(\(\w+\))?: ")
 
 
 class DeployFailed(RuntimeError):
@@ -57,12 +60,21 @@ def deploy(
 
 
 def reason(application: Mapping[str, Any]) -> str:
-    """Return why an application failed: the exception's own sentence, without the traceback before it."""
+    """Return why an application failed: the exception's own words, without the traceback before them."""
     messages: list[str] = [application.get("message", "")]
     messages += [one.get("message", "") for one in application.get("deployments", {}).values()]
     for message in messages[::-1]:
-        if "Error: " in message or "Exception: " in message:
-            lines = [line for line in message.splitlines() if line.strip()]
-            start = max(i for i, line in enumerate(lines) if "Error: " in line or "Exception: " in line)
-            return lines[start].split(": ", 1)[1].strip()
+        if words := _last_words(message):
+            return words
     return " ".join(messages).strip()
+
+
+def _last_words(message: str) -> str:
+    lines = [line.rstrip() for line in message.splitlines() if line.strip()]
+    starts = [index for index, line in enumerate(lines) if _EXCEPTION.match(line)]
+    if not starts:
+        return ""
+    first = lines[starts[-1]].split(": ", 1)[1]
+    # pydantic names the key in the lines below, and ends with the address of its manual.
+    more = [line for line in lines[starts[-1] + 1 :] if "For further information visit" not in line]
+    return "\n".join([first, *more]).strip()

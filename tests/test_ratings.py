@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models import artifacts
 from models.ratings import Ratings, RatingsError, read_ratings
+from tests.photos import fetched
 
 FILMS = "item,title\n10,Alien\n20,Heat\n"
 
@@ -235,6 +236,6 @@ def test_the_default_ratings_are_movielens_100k() -> None:
 @pytest.mark.data
 def test_grouplens_own_files_are_read_as_they_are() -> None:
     """MovieLens latest-small, a folder of GroupLens' own CSV files, is 100 836 ratings with 9 742 titles."""
-    read = read_ratings(artifacts.fetch("movielens-latest-small"))
+    read = read_ratings(fetched("movielens-latest-small"))
 
     assert (len(read), len(read.titles), read.titles[1]) == (100_836, 9742, "Toy Story (1995)")
