@@ -10,11 +10,13 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 
 import aiohttp
 
 TIMEOUT_S = 60.0
+LARGE_BYTES = 1 << 20  # from here on aiohttp warns, and wants a file that it can send in pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ async def _at(session: aiohttp.ClientSession, start: float, due: float, call: Ca
     await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
     status, body, headers = 0, b"", {}
     try:
-        async with session.request(call.method, call.path, data=call.body, headers=call.headers) as answer:
+        data = call.body if len(call.body) < LARGE_BYTES else BytesIO(call.body)
+        async with session.request(call.method, call.path, data=data, headers=call.headers) as answer:
             body = await answer.read()
             status, headers = answer.status, dict(answer.headers)
     except (aiohttp.ClientError, TimeoutError) as error:

@@ -1,6 +1,7 @@
 """Figures with their units and the machine they were seen on, as text and as JSON."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -26,6 +27,8 @@ class Row:
 
     def text(self) -> str:
         """Return value and unit with three significant digits, or all of a large whole number."""
+        if math.isnan(self.value):
+            return "not measured"
         number = f"{self.value:,.0f}" if abs(self.value) >= 100 else f"{self.value:.3g}"
         return f"{number} {self.unit}".strip()
 
@@ -76,7 +79,11 @@ def table(rows: Sequence[Row]) -> str:
 def write_json(path: Path, seen_on: Machine, rows: Sequence[Row]) -> None:
     """Write machine and rows as one JSON object."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": asdict(seen_on), "rows": [asdict(row) for row in rows]}
+    # JSON has no NaN: what was not measured is null, and its note says why.
+    content = {
+        "machine": asdict(seen_on),
+        "rows": [{**asdict(row), "value": None if math.isnan(row.value) else row.value} for row in rows],
+    }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

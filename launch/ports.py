@@ -37,8 +37,9 @@ class Ports:
         ports = {name: int(bound.getsockname()[1]) for name, bound in zip(names, with_sockets, strict=True)}
         for bound in with_sockets:
             bound.close()
-        # Replicas count up from their first port and step over those that are taken.
-        return cls(**ports, first_replica=31000 + ports["serve"] % 400 * 20)
+        # Replicas count up from their first port and step over those that are taken; below the ports that the
+        # system gives out, above those of Ray's workers.
+        return cls(**ports, first_replica=20000 + ports["serve"] % 400 * 20)
 
     def check(self) -> None:
         """Raise `PortTaken` for the first port that somebody else listens on."""

@@ -91,7 +91,8 @@ class Detector:
         self._threads = threads or usable_cores()
         self._network: Network
         if weights.suffix == ".pt":
-            self._network = Checkpoint(weights, self.device, resolve_precision(precision, self.device))
+            resolved = resolve_precision(precision, self.device)
+            self._network = Checkpoint(weights, self.device, resolved, image_size)
         else:
             self._network = Export(weights, self.device, precision, image_size)
         self.precision = self._network.precision

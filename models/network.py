@@ -51,16 +51,23 @@ class Checkpoint:
             torch are let through; the environment's `ULTRALYTICS_SAFE_LOAD=false` opens it for all.
         device: Where it runs.
         precision: `fp32`, `bf16` or `fp16`.
+        image_size: Side of the square that will be sent.
 
     Raises:
-        WeightsError: Not a checkpoint, or not of a detector.
+        WeightsError: Not a checkpoint, or not of a detector, or one that cannot see squares of that size.
     """
 
-    def __init__(self, weights: Path, device: torch.device, precision: str) -> None:
+    def __init__(self, weights: Path, device: torch.device, precision: str, image_size: int) -> None:
         self.precision = precision
         self._device = device
         self._dtype = DTYPES[precision]
         self._model = _read_checkpoint(weights)
+        stride = int(self._model.stride.max())
+        if image_size % stride:
+            raise WeightsError(
+                f"{weights} takes images whose side is a multiple of {stride}, not of {image_size}: "
+                "set image_size accordingly."
+            )
         self.class_names = _names(self._model.names)
         layers = self._model.model
         self.feature_layer: int | None = int(layers[-1].f[-1])
@@ -150,22 +157,28 @@ def configure_ultralytics() -> None:
 
 def _read_checkpoint(weights: Path) -> Any:
     configure_ultralytics()
-    from ultralytics.nn.modules.head import Detect  # noqa: PLC0415
+    from ultralytics.nn.modules.head import Detect, v10Detect  # noqa: PLC0415
     from ultralytics.nn.tasks import load_checkpoint  # noqa: PLC0415
 
     try:
-        model, _ = load_checkpoint(weights)  # type: ignore[no-untyped-call]
+        # By their names Ultralytics renames, downloads or deletes files: it is shown a plain one.
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / "weights.pt"
+            plain.symlink_to(weights.absolute())
+            model, _ = load_checkpoint(plain)  # type: ignore[no-untyped-call]
     # Whatever unpickling a stranger's file trips over.
     except Exception as error:
         raise WeightsError(
             f"{weights} is not an Ultralytics checkpoint that can be read: give a .pt saved by Ultralytics "
             f"8 or later, or an export ({type(error).__name__})."
         ) from error
-    if getattr(model, "task", None) != "detect" or not isinstance(model.model[-1], Detect):
-        task = getattr(model, "task", "unknown")
+    # Subclasses of Detect have other tasks, or take words as well as pixels.
+    head = model.model[-1] if isinstance(getattr(model, "model", None), torch.nn.Sequential) else model
+    task = getattr(model, "task", "unknown")
+    if task != "detect" or type(head) not in (Detect, v10Detect):
         raise WeightsError(
-            f"{weights} is a model of {type(model.model[-1]).__name__} for the task {task}: "
-            "give a YOLO checkpoint for detection."
+            f"{weights} is a model of {type(head).__name__} for the task {task}: give a YOLO "
+            "checkpoint for detection, or, of an open-vocabulary model, an export with its classes set."
         )
     for parameter in model.parameters():
         parameter.requires_grad_(False)

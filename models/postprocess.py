@@ -24,7 +24,8 @@ class DetectionSettings:
         confidence: Detections must be more confident than this, in [0, 1].
         iou: Of two boxes of one class that overlap by more than this, the more confident stays, in [0, 1].
             Without effect on models that need no suppression (YOLOv10, YOLO26).
-        max_detections: At most this many, the most confident (>= 1).
+        max_detections: At most this many, the most confident (>= 1). Models that need no suppression give
+            300 at most.
         classes: Only these class ids; None for all.
     """
 
@@ -102,10 +103,17 @@ def choose(candidates: Candidates, settings: DetectionSettings, prepared: Prepar
     return Detections(
         class_id=class_id[kept].numpy().astype(np.int32),
         confidence=confidence[kept].numpy(),
-        boxes=prepared.to_image(boxes[kept].numpy()),
+        boxes=prepared.to_image(_upright(boxes[kept]).numpy()),
     )
 
 
 def _corners(boxes: Tensor) -> Tensor:
     centre, half = boxes[:, :2], boxes[:, 2:] / 2
     return torch.cat((centre - half, centre + half), 1)
+
+
+def _upright(boxes: Tensor) -> Tensor:
+    """Swap edges that are the wrong way round: YOLO26 regresses distances without keeping them positive."""
+    return torch.cat(
+        (torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])), 1
+    )

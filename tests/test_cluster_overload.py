@@ -8,36 +8,19 @@ import pytest
 from bench.load import Call, Outcome, closed_loop, open_loop, percentile, send_all
 from bench.timing import mean_batch, stages
 from tests.bad_requests import JPEG
+from tests.boxes import boxes, same
 from tests.cluster import Cluster, answer
 from tests.photos import jpeg_bytes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.data]
 
 PHOTOS = ("bus", "zidane")
-TOLERANCE_PX = 2.0  # a batch of another size may round otherwise in bf16
 
 
 def photo(index: int) -> Call:
     """Return one of the photographs, in turn."""
     name = PHOTOS[index % len(PHOTOS)]
     return Call("POST", "/detect", jpeg_bytes(name), JPEG, tag=name)
-
-
-def found(outcome: Outcome) -> list[tuple[str, list[float]]]:
-    """Return the confident boxes of an answer, sorted."""
-    return sorted(
-        (one["class_name"], list(one["box"].values()))
-        for one in answer(outcome.body)["detections"]
-        if one["confidence"] > 0.4
-    )
-
-
-def same(one: list[tuple[str, list[float]]], other: list[tuple[str, list[float]]]) -> bool:
-    """Tell whether two answers name the same objects at the same places."""
-    return len(one) == len(other) and all(
-        a == b and max(abs(p - q) for p, q in zip(here, there, strict=True)) < TOLERANCE_PX
-        for (a, here), (b, there) in zip(one, other, strict=True)
-    )
 
 
 def capacity(cluster: Cluster) -> float:
@@ -49,7 +32,7 @@ def capacity(cluster: Cluster) -> float:
 
 def test_overload_is_refused_in_order(cluster: Cluster) -> None:
     """Up to three times capacity batches grow; the surplus gets a JSON 429, fast; all else works."""
-    alone = {one.call.tag: found(one) for one in asyncio.run(send_all(cluster.url, [photo(0), photo(1)]))}
+    alone = {one.call.tag: boxes(one) for one in asyncio.run(send_all(cluster.url, [photo(0), photo(1)]))}
     top = capacity(cluster)
     calm, busy = (load(cluster, share * top, 10) for share in (0.1, 0.8))
     outcomes, health = asyncio.run(overload(cluster, 3 * top))
@@ -59,7 +42,7 @@ def test_overload_is_refused_in_order(cluster: Cluster) -> None:
     answered = [one for one in outcomes if one.status == 200]
     refused = [one for one in outcomes if one.status == 429]
     assert {one.status for one in outcomes} == {200, 429}
-    assert all(same(found(one), alone[one.call.tag]) for one in answered)
+    assert all(same(boxes(one), alone[one.call.tag]) for one in answered)
     for one in refused:
         assert answer(one.body)["error"]["code"] == "overloaded"
         assert int(one.headers["Retry-After"]) >= 1
