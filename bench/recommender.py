@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from bench.report import Row, table
 from models import artifacts
-from models.factors import Interactions, new_model, put_factors, resolve_gpu, train
+from models.factors import Interactions, new_model, put_factors, train
+from models.implicit_device import resolve_gpu
 from models.ratings import Ratings, read_ratings
 from models.recommender import Query, Recommender, RecommenderSettings
 

@@ -24,7 +24,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from models.device import DeviceError, unknown_device
+from models.implicit_device import load_implicit
 from models.ratings import Ratings
 
 log = logging.getLogger("glasshouse.factors")
@@ -100,31 +100,9 @@ class Factors:
     item_factors: NDArray[np.float32]
 
 
-def resolve_gpu(asked: str) -> bool:
-    """Tell whether implicit runs on the GPU; `asked` is `auto`, `cuda` or `cpu`.
-
-    Raises:
-        DeviceError: `cuda` was asked for and implicit sees none, or the word is unknown.
-    """
-    if asked not in ("auto", "cuda", "cpu"):
-        raise DeviceError(unknown_device(asked))
-    if asked == "cpu":
-        return False
-    import implicit.gpu  # noqa: PLC0415  looks for a GPU when imported
-
-    there = bool(implicit.gpu.HAS_CUDA)
-    if asked == "cuda" and not there:
-        raise DeviceError(
-            "device is cuda, but implicit sees no CUDA device here: it needs an NVIDIA driver of CUDA 13 and "
-            "the package rmm-cu13; or set device to auto or cpu."
-        )
-    return there
-
-
 def new_model(settings: RecommenderSettings, *, gpu: bool) -> Any:
-    """Return implicit's own model, untrained, on one thread of its own for answers."""
-    import implicit.als  # noqa: PLC0415  needs a second, and the GPU if there is one
-
+    """Return implicit's own model, untrained."""
+    implicit = load_implicit()
     # One BLAS thread: with more, implicit warns, and is several times slower.
     with threadpool_limits(1, "blas"):
         return implicit.als.AlternatingLeastSquares(
@@ -292,9 +270,8 @@ def put_factors(model: Any, factors: Factors, *, gpu: bool) -> None:
 
 def _set_factors(model: Any, users: NDArray[np.float32], items: NDArray[np.float32], *, gpu: bool) -> None:
     if gpu:
-        import implicit.gpu  # noqa: PLC0415
-
-        model.user_factors, model.item_factors = implicit.gpu.Matrix(users), implicit.gpu.Matrix(items)
+        matrix = load_implicit().gpu.Matrix
+        model.user_factors, model.item_factors = matrix(users), matrix(items)
     else:
         model.user_factors, model.item_factors = users, items
 

@@ -19,9 +19,9 @@ from models.factors import (
     RecommenderSettings,
     new_model,
     put_factors,
-    resolve_gpu,
     train_or_load,
 )
+from models.implicit_device import resolve_gpu
 from models.ratings import Ratings
 
 __all__ = ["Query", "Recommendation", "Recommender", "RecommenderSettings", "UnknownItems"]

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from implicit.cpu import als
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from models import artifacts
 from models.factors import Factors, Interactions, RecommenderSettings, load, train, train_or_load, version_of
+from models.implicit_device import load_implicit
 from models.ratings import Ratings, read_ratings
 
 SETTINGS = RecommenderSettings(factors=8, iterations=5)
@@ -117,6 +117,7 @@ import logging, sys
 from pathlib import Path
 import numpy as np
 from models.factors import Interactions, RecommenderSettings, train_or_load
+from models.implicit_device import load_implicit
 from models.ratings import read_ratings
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 settings = RecommenderSettings(factors=64, iterations=60)
@@ -140,7 +141,7 @@ def loss(factors: Factors, interactions: Interactions, settings: RecommenderSett
     """Return implicit's own training loss."""
     matrix = interactions.matrix
     return float(
-        als._als.calculate_loss(
+        load_implicit().cpu.als._als.calculate_loss(
             matrix, factors.user_factors, factors.item_factors, settings.regularization, num_threads=1
         )
     )

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import implicit.als
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
@@ -10,6 +9,7 @@ from threadpoolctl import threadpool_limits
 from models import artifacts
 from models.device import DeviceError
 from models.factors import Interactions
+from models.implicit_device import load_implicit, resolve_gpu
 from models.ratings import Ratings, read_ratings
 from models.recommender import Query, Recommendation, Recommender, RecommenderSettings, UnknownItems
 
@@ -63,7 +63,7 @@ def test_answers_are_implicits_own_for_every_user(recommender: Recommender, movi
     """All 943 users, in batches of 256, get what implicit recommends when it is used by its own manual."""
     known = Interactions.of(movielens)
     with threadpool_limits(1, "blas"):
-        theirs = implicit.als.AlternatingLeastSquares(
+        theirs = load_implicit().als.AlternatingLeastSquares(
             factors=32, regularization=1.0, iterations=15, random_state=0, use_gpu=False
         )
         theirs.fit(known.matrix, show_progress=False)
@@ -184,7 +184,7 @@ def test_titles_are_empty_where_none_is_known(small: Recommender) -> None:
 @pytest.mark.parametrize("device", ["cuda", "gpu"])
 def test_a_device_that_is_not_there_is_one_sentence(tmp_path: Path, device: str) -> None:
     """`cuda` without CUDA, and a word that is no device, fail before anything is trained."""
-    if device == "cuda" and _has_cuda():
+    if device == "cuda" and resolve_gpu("auto"):
         device = "cuda:9"  # there is one here, and this word is none
     with pytest.raises(DeviceError, match=r"^device is .+auto.+cpu\.$"):
         Recommender.train_or_load(ratings_of([(1, 1)]), SETTINGS, tmp_path, device=device)
@@ -197,7 +197,7 @@ def test_on_a_gpu_the_same_films_are_found(
     recommender: Recommender, movielens: Ratings, tmp_path: Path
 ) -> None:
     """Trained and answered on CUDA, nine of ten users share at least half of their films with the CPU's."""
-    if not _has_cuda():
+    if not resolve_gpu("auto"):
         pytest.skip("implicit sees no CUDA device")
     on_gpu = Recommender.train_or_load(movielens, SETTINGS, tmp_path, device="cuda")
     queries = [Query(user) for user in range(1, 944)]
@@ -206,7 +206,3 @@ def test_on_a_gpu_the_same_films_are_found(
 
     assert np.quantile(shared, 0.1) >= 5
     assert on_gpu.version != recommender.version
-
-
-def _has_cuda() -> bool:
-    return bool(implicit.gpu.HAS_CUDA)
