@@ -69,8 +69,11 @@ def measure(progress: Callable[[str], None] = print) -> list[Row]:
     torch.set_num_threads(usable_cores())
     try:
         labelled, missing = read_labelled(fetch("coco128")), ""
-    except ArtifactError as error:
-        labelled, missing = [], f"not measured, COCO128 cannot be fetched: {error}"
+    except ArtifactError:
+        labelled, missing = (
+            [],
+            "COCO128 cannot be fetched here: `python -m models.artifacts coco128` says why",
+        )
     progress("forward")
     rows = _forward()
     progress("mean average precision")
