@@ -13,6 +13,7 @@ from uuid import uuid4
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -54,7 +55,7 @@ ERRORS_DOC: dict[int | str, dict[str, Any]] = {
 
 def new_app(title: str, description: str) -> FastAPI:
     """Return an application with our edge and our errors, and no routes yet."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title=title,
         description=description,
         redirect_slashes=False,

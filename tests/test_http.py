@@ -1,6 +1,7 @@
 """The edge of the applications: paths, bounded bodies, and errors in JSON."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -129,6 +130,18 @@ def test_a_refusal_lets_the_upload_end_first() -> None:
         await tiny_app()(scope, receive, send)
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize("page", ["docs", "redoc"])
+def test_documentation_needs_no_other_host(page: str) -> None:
+    """The interactive pages load all their scripts and styles from this very application."""
+    html = call("GET", f"/tiny/{page}").text
+    loaded = re.findall(r'(?:src|href)="([^"#]+)"', html)
+
+    assert len(loaded) >= 2
+    for address in loaded:
+        assert address.startswith("/tiny/")
+        assert call("GET", address).status_code == 200
 
 
 def test_floats_keep_their_own_precision() -> None:
