@@ -22,9 +22,15 @@ class Wire(BaseModel):
 class Origin(Wire):
     """Where a request came from; kept with its record, and what drift can be broken down by."""
 
-    source: str | None = Field(None, max_length=64, pattern=r"^[\w.:/-]+$", description="camera or tenant")
+    source: str | None = Field(
+        None, max_length=64, pattern=r"^[\w.:/-]+$", description="camera or tenant", examples=["gate-7"]
+    )
     tags: str | None = Field(
-        None, max_length=512, pattern=r"^[\w.:/-]+=[\w.:/ -]+(,[\w.:/-]+=[\w.:/ -]+)*$", description="k=v,k=v"
+        None,
+        max_length=512,
+        pattern=r"^[\w.:/-]+=[\w.:/ -]+(,[\w.:/-]+=[\w.:/ -]+)*$",
+        description="k=v,k=v",
+        examples=["site=north,shift=night"],
     )
 
 
@@ -90,6 +96,9 @@ class DetectAnswer(Wire):
 
 class RecommendBody(Origin):
     """Body of `POST /recommend`."""
+
+    # What the interactive documentation sends when nobody edits it; without it, random text.
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user_id": 1, "n": 10, "ranked_movies": []}]})
 
     user_id: Id
     n: int = Field(10, strict=True, ge=1, le=1000, description="films wanted; fewer if there are no more")

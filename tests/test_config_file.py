@@ -28,6 +28,21 @@ def test_ours_is_right() -> None:
         pytest.param("proxy_location:", "proxy_locaton:", "proxy_locaton: unknown key", id="top level"),
         pytest.param("  port: 8000", "  prot: 8000", "http_options.prot: unknown key", id="http"),
         pytest.param("precision: auto", "precison: auto", "detection.args.detector.precison:", id="args"),
+        pytest.param("factors: 32", "factorz: 32", "unknown key; did you mean factors?", id="near miss"),
+        pytest.param(
+            "min_replicas: 1", "min_replica: 1", "autoscaling_config.min_replica: unknown", id="scaling"
+        ),
+        pytest.param(
+            "max_ongoing_requests: 1024",
+            "max_ongoing_request: 1024",
+            "detection.Detection.max_ongoing_request: unknown key; did you mean max_ongoing_requests?",
+            id="deployment",
+        ),
+        pytest.param("name: Detection", "name: Detecton", "only 'Detection'", id="deployment's name"),
+        pytest.param(
+            "detection:build", "detecton:build", "detection.import_path: there is no", id="import path"
+        ),
+        pytest.param("  port: 8000", "  port: 80000", "http_options.port: 80000 is no port", id="port"),
         pytest.param("precision: auto", "precision: int8", "not 'int8'", id="choice"),
         pytest.param("wait_ms: 3", "wait_ms: .nan", "batching.wait_ms:", id="nan"),
         pytest.param("max_size: 16", "max_size: 0", "user_config.batching.max_size:", id="user_config"),
