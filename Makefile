@@ -2,7 +2,8 @@
 SHELL := /bin/sh
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench lock clean
+CONFIG ?= serve_config.yaml
+.PHONY: help install run deploy test check bench lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -10,8 +11,12 @@ help: ## this list
 install: ## uv, virtual environment, every dependency, from nothing
 	@scripts/bootstrap
 
-run: install ## fetch weights and data, start everything, say where it is; Ctrl-C ends it
-	@exec $(PY) -m launch
+run: install ## fetch weights and data, start everything, say where it is; Ctrl-C ends it; CONFIG=mine.yaml
+	@exec $(PY) -m launch --config $(CONFIG)
+
+deploy: install ## apply a changed serve_config.yaml (or CONFIG=) to what `make run` started, without a stop
+	@$(PY) -m deployments.config_file $(CONFIG)
+	@RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$${GLASSHOUSE_HOME:-var}/run/ray-token" .venv/bin/serve deploy $(CONFIG)
 
 test: check ## the whole test suite
 	@scripts/test

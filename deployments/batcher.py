@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -72,6 +72,8 @@ class Batcher(Generic[Item, Result]):
             `Exception` fails its own item. Called from one thread only.
         limits: When a batch is complete; may be replaced at any time.
         cost: What an item counts against `limits.max_cost`.
+        observe: Told of every batch that ran, how many seconds it took and how many items it had,
+            whatever became of those who had sent them.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Batcher(Generic[Item, Result]):
         limits: BatchLimits,
         *,
         cost: Callable[[Item], float] = lambda _: 1.0,
+        observe: Callable[[float, int], None] = lambda _run_s, _size: None,
     ) -> None:
         self.limits = limits
+        self._observe = observe
         self._run = run
         self._cost = cost
         self._queue: deque[_Waiting[Item, Result]] = deque()
@@ -126,6 +130,8 @@ class Batcher(Generic[Item, Result]):
 
     def close(self) -> None:
         """Fail what waits, let the running batch end, take nothing more. Idempotent."""
+        if self._closed:
+            return
         self._closed = True
         self._task.cancel()
         while self._queue:
@@ -198,9 +204,11 @@ class Batcher(Generic[Item, Result]):
             results = self._run(items)
             if len(results) != len(items):
                 raise RuntimeError(f"{len(items)} items went in, {len(results)} results came out")
-        except Exception as error:
+        except BaseException as error:
+            # Also what would end the collecting task (SystemExit), or cannot be raised in a future
+            # (StopIteration): the device thread outlives its model.
             if len(items) == 1:
-                return [error]
+                return [error if _harmless(error) else RuntimeError(f"the model raised {error!r}")]
             return [self._run_each([item])[0] for item in items]
         return results
 
@@ -208,6 +216,7 @@ class Batcher(Generic[Item, Result]):
         self, batch: list[_Waiting[Item, Result]], results: Sequence[Result | Exception], started: float
     ) -> None:
         run_s = time.monotonic() - started
+        self._observe(run_s, len(batch))
         for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 self._fail(waiting, result)
@@ -219,3 +228,7 @@ class Batcher(Generic[Item, Result]):
     def _fail(waiting: _Waiting[Item, Result], error: Exception) -> None:
         if not waiting.future.done():
             waiting.future.set_exception(error)
+
+
+def _harmless(error: BaseException) -> TypeGuard[Exception]:
+    return isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration)

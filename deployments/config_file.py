@@ -40,20 +40,33 @@ KNOWN = {
 OUR_MODULES = "deployments."
 
 
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"the key {twice[0]!r} stands twice,{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def problems(text: str) -> list[str]:
     """Return what is wrong with the text of a Serve configuration, one sentence each."""
     from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema  # noqa: PLC0415  2 s, here only
 
     try:
-        config = yaml.safe_load(text)
+        config = yaml.load(text, _NoDuplicates)  # noqa: S506  a safe loader
     except yaml.YAMLError as error:
         return [f"not YAML: {error}"]
     if not isinstance(config, dict):
         return ["not a mapping: a Serve configuration has the key `applications`"]
     http = _mapping(config.get("http_options"))
     found = [*_unknown("", config, ServeDeploySchema), *_unknown("http_options.", http, HTTPOptionsSchema)]
-    if isinstance(port := http.get("port", 8000), int) and not 0 < port < 65536:
-        found.append(f"http_options.port: {port} is no port; ports go from 1 to 65535")
+    port = http.get("port", 8000)
+    if not isinstance(port, int) or not 0 < port < 65536:
+        found.append(f"http_options.port: {port!r} is no port; ports go from 1 to 65535")
+    if not config.get("applications"):
+        found.append("applications: there is none")
     found += _unknown_inside(config)
     found += _validate("", config, ServeDeploySchema)
     if not found:
@@ -65,16 +78,24 @@ def problems(text: str) -> list[str]:
 def _unknown_inside(config: Mapping[str, Any]) -> Iterator[str]:
     """Ray drops a misspelt key of an application or a deployment, and goes on with its default."""
     from ray.serve.config import AutoscalingConfig  # noqa: PLC0415
-    from ray.serve.schema import DeploymentSchema, ServeApplicationSchema  # noqa: PLC0415
+    from ray.serve.schema import (  # noqa: PLC0415
+        DeploymentSchema,
+        RayActorOptionsSchema,
+        ServeApplicationSchema,
+    )
 
+    inner: dict[str, type[BaseModel]] = {
+        "autoscaling_config": AutoscalingConfig,
+        "ray_actor_options": RayActorOptionsSchema,
+    }
     for application in _mappings(config.get("applications")):
         name = application.get("name", "applications")
         yield from _unknown(f"{name}.", application, ServeApplicationSchema)
         for deployment in _mappings(application.get("deployments")):
             where = f"{name}.{deployment.get('name', 'deployments')}."
             yield from _unknown(where, deployment, DeploymentSchema)
-            scaling = _mapping(deployment.get("autoscaling_config"))
-            yield from _unknown(where + "autoscaling_config.", scaling, AutoscalingConfig)
+            for key, schema in inner.items():
+                yield from _unknown(f"{where}{key}.", _mapping(deployment.get(key)), schema)
 
 
 def _application(application: Mapping[str, Any]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from ray.serve import Application
 
+from deployments.admission import Place
 from deployments.batcher import BatchTiming
 from deployments.errors import InvalidValue
 from deployments.http import inference_headers, is_probe, json_response, new_app
@@ -50,26 +51,30 @@ class DetectionService(Service[DetectionTunables]):
 
     async def detect(self, request: Request, query: DetectQuery) -> Response:
         """Answer `POST /detect`."""
-        upload, detected, timing = await self._infer(request, query)
+        async with self.pipeline.admit(probe=is_probe(request)) as place:
+            upload, detected, timing = await self._infer(request, query, place)
         inference_id = new_inference_id()
         content = self._answer(inference_id, upload, detected.detections)
         return json_response(content, headers=inference_headers(inference_id, timing))
 
     async def render(self, request: Request, query: RenderQuery) -> Response:
         """Answer `POST /detect/render`."""
-        upload, detected, timing = await self._infer(request, query)
-        picture = await self.pipeline.prepare(
-            render, upload.image, detected.detections, self.detector.class_names
-        )
+        async with self.pipeline.admit(probe=is_probe(request)) as place:
+            upload, detected, timing = await self._infer(request, query, place)
+            picture = await self.pipeline.prepare(
+                render, upload.image, detected.detections, self.detector.class_names
+            )
         headers = inference_headers(new_inference_id(), timing)
         return Response(picture, media_type="image/jpeg", headers=headers)
 
-    async def _infer(self, request: Request, query: DetectQuery) -> tuple[Upload, Detected, BatchTiming]:
+    async def _infer(
+        self, request: Request, query: DetectQuery, place: Place
+    ) -> tuple[Upload, Detected, BatchTiming]:
         settings = self._settings(query)
-        async with self.pipeline.admit(probe=is_probe(request)):
-            data = await read_upload(request, self.tunables.max_body_bytes)
-            upload, prepared = await self.pipeline.prepare(self._prepare, data)
-            detected, timing = await self.pipeline.infer((prepared, settings))
+        data = await read_upload(request, self.tunables.max_body_bytes)
+        place.uploaded()
+        upload, prepared = await self.pipeline.prepare(self._prepare, data)
+        detected, timing = await self.pipeline.infer((prepared, settings))
         return upload, detected, timing
 
     def _prepare(self, data: bytes) -> tuple[Upload, Prepared]:

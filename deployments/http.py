@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.batcher import BatchTiming
@@ -26,6 +27,7 @@ from deployments.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
+    UnsupportedMediaType,
 )
 
 log = logging.getLogger("glasshouse.http")
@@ -34,6 +36,7 @@ PROBE_HEADER = "X-Glasshouse-Probe"
 INFERENCE_HEADER = "X-Inference-ID"
 TIMING_HEADER = "Server-Timing"
 JSON = "application/json"
+CLIENT_GONE = 499  # nobody reads it; nginx's number, for the logs
 # A client that is answered in mid-upload may see a broken pipe instead of the answer. So the rest
 # of the body is read and thrown away first: this many bytes, for this long, and no further.
 DRAIN_BYTES = 64_000_000
@@ -63,7 +66,7 @@ def new_app(title: str, description: str) -> FastAPI:
         telemetry={"tracing": False, "logs": False},
     )
     app.add_middleware(Edge)
-    for kind in (GlasshouseError, RequestValidationError, HTTPException, Exception):
+    for kind in (GlasshouseError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _on_error)
     return app
 
@@ -128,7 +131,8 @@ def bounded(request: Request, max_bytes: int) -> Request:
     """Return a view of `request` whose body raises `TooLarge` as soon as it exceeds `max_bytes`."""
     error = TooLarge(f"The body has more than the {max_bytes:,} bytes allowed.", code="too_many_bytes")
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_bytes:
+    # Of twenty digits, no body arrives; and int() refuses thousands of them.
+    if length.isdecimal() and (len(length) > 20 or int(length) > max_bytes):
         raise error
     received = 0
 
@@ -141,6 +145,22 @@ def bounded(request: Request, max_bytes: int) -> Request:
         return message
 
     return Request(request.scope, receive)
+
+
+def media_type(header: str | None) -> str:
+    """Return the media type of a Content-Type header, without parameters, in lower case."""
+    return (header or "").partition(";")[0].strip().lower()
+
+
+def check_json(request: Request) -> None:
+    """Take JSON, and a body of which nothing is said.
+
+    Raises:
+        UnsupportedMediaType: The Content-Type is another one.
+    """
+    kind = media_type(request.headers.get("content-type"))
+    if kind not in ("", JSON) and not kind.endswith("+json"):
+        raise UnsupportedMediaType(f"Content-Type is {_short(kind)}; send {JSON}.")
 
 
 def is_probe(request: Request) -> bool:
@@ -179,19 +199,25 @@ def invalid(errors: Sequence[Any], *, skip: int = 0) -> GlasshouseError:
     first = errors[0]
     if first["type"] == "json_invalid":
         return BadRequest(f"The body is not JSON: {first['ctx']['error']}.", code="malformed_json")
-    field = ".".join(str(part) for part in first["loc"][skip:]) or "body"
-    got = "" if first["type"] in {"missing", "extra_forbidden"} else f", not {_short(first['input'])}"
+    field = _short(".".join(str(part) for part in first["loc"][skip:]) or "body")
+    if first["type"] == "extra_forbidden":
+        return InvalidValue(
+            f"{field}: there is no such field; the routes and theirs are under /docs.", field=field
+        )
+    got = "" if first["type"] == "missing" else f", not {_short(repr(first['input']))}"
     return InvalidValue(f"{field}: {first['msg']}{got}.", field=field)
 
 
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
+def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    ours = _translate(error)
     given = request_id(request)
+    if isinstance(error, ClientDisconnect):
+        log.info("request %s: the client went away", given)
+        return Response(status_code=CLIENT_GONE)
+    ours = _translate(error)
     if isinstance(ours, InternalError):
         log.error("request %s failed", given, exc_info=error)
     return json_response(ours.body(given), headers=ours.headers, status=ours.status)

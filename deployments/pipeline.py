@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
 
-from deployments.admission import Admission
+from deployments.admission import Admission, Place
 from deployments.batcher import Batcher, BatcherClosed, BatchTiming
 from deployments.errors import DeadlineExceeded, Unavailable
 from deployments.settings import Tunables
@@ -39,7 +40,8 @@ class Pipeline(Generic[Item, Result]):
     ) -> None:
         self.tunables = tunables
         self.admission = Admission(tunables.admission.limits())
-        self.batcher = Batcher(run, tunables.batching.limits(), cost=cost)
+        self.batcher = Batcher(run, tunables.batching.limits(), cost=cost, observe=self.admission.observe)
+        self._workers = workers
         # Its own pool: asyncio's default one has few threads in a replica, and others use it.
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
         self._closed = False
@@ -51,8 +53,8 @@ class Pipeline(Generic[Item, Result]):
         self.batcher.limits = tunables.batching.limits()
 
     @contextlib.asynccontextmanager
-    async def admit(self, *, probe: bool) -> AsyncIterator[None]:
-        """Hold a place in the queue for a request, until its deadline.
+    async def admit(self, *, probe: bool) -> AsyncIterator[Place]:
+        """Hold a place for a request, until its deadline; call `Place.uploaded` once its body is here.
 
         Raises:
             Overloaded: Refused, before any work was done.
@@ -62,17 +64,38 @@ class Pipeline(Generic[Item, Result]):
         if self._closed:
             raise _shutting_down()
         deadline_s = self.admission.limits.deadline_s
-        with self.admission.enter(probe=probe):
+        with self.admission.enter(probe=probe) as place:
+            timeout = asyncio.timeout(deadline_s)
             try:
-                async with asyncio.timeout(deadline_s):
-                    yield
+                async with timeout:
+                    yield place
             except TimeoutError:
+                if not timeout.expired():
+                    raise  # the model's own
                 raise DeadlineExceeded(f"No answer within the {deadline_s:g} s allowed.") from None
 
     async def prepare(self, work: Callable[P, Value], *args: P.args, **kwargs: P.kwargs) -> Value:
-        """Run CPU work (decode, resize) in the pool, so that the event loop stays free."""
+        """Run CPU work (decode, resize) in the pool, so that the event loop stays free.
+
+        Raises:
+            Unavailable: The replica is shutting down.
+            Exception: What `work` raised.
+        """
+        if self._closed:
+            raise _shutting_down()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+        def timed() -> Value:
+            began = time.monotonic()
+            try:
+                return work(*args, **kwargs)
+            finally:
+                busy_s = time.monotonic() - began
+                # Admission lives on the loop, which may be gone when a long decode ends.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(self.admission.observe_prepare, busy_s, self._workers)
+
+        return await loop.run_in_executor(self._pool, timed)
 
     async def infer(self, item: Item) -> tuple[Result, BatchTiming]:
         """Run one item in some batch.
@@ -82,11 +105,9 @@ class Pipeline(Generic[Item, Result]):
             Exception: What the model raised for this very item.
         """
         try:
-            result, timing = await self.batcher.submit(item)
+            return await self.batcher.submit(item)
         except BatcherClosed:
             raise _shutting_down() from None
-        self.admission.observe(timing.run_s, timing.size)
-        return result, timing
 
     def problems(self) -> list[str]:
         """Return what keeps this replica from answering; empty when it works."""

@@ -9,7 +9,16 @@ from pydantic import ValidationError
 from ray.serve import Application
 
 from deployments.errors import InvalidValue
-from deployments.http import JSON, inference_headers, invalid, is_probe, json_response, new_app, read_body
+from deployments.http import (
+    JSON,
+    check_json,
+    inference_headers,
+    invalid,
+    is_probe,
+    json_response,
+    new_app,
+    read_body,
+)
 from deployments.pipeline import Pipeline
 from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
 from deployments.schemas import RecommendAnswer, RecommendBody, body_doc
@@ -40,8 +49,11 @@ class RecommendationService(Service[RecommendationTunables]):
 
     async def recommend(self, request: Request) -> Response:
         """Answer `POST /recommend`."""
-        async with self.pipeline.admit(probe=is_probe(request)):
-            query = self._query(await read_body(request, self.tunables.max_body_bytes))
+        check_json(request)
+        async with self.pipeline.admit(probe=is_probe(request)) as place:
+            body = await read_body(request, self.tunables.max_body_bytes)
+            place.uploaded()
+            query = self._query(body)
             found, timing = await self.pipeline.infer(query)
         inference_id = new_inference_id()
         content = self._answer(inference_id, query, found)

@@ -1,6 +1,6 @@
 """What a replica of either application does besides answering: resources, health, reconfiguration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -39,8 +39,8 @@ def actor_options(args: Replica) -> dict[str, float]:
     return {"num_cpus": args.cpus_per_replica, "num_gpus": args.gpus_per_replica if use_gpu else 0}
 
 
-def locate(name: str) -> Path:
-    """Return the local path of an artifact's name, or of a file or folder of the user's own.
+def locate(name: str, progress: Callable[[str], None] | None = None) -> Path:
+    """Return the local path of an artifact's name (fetched if need be), or of a user's own file or folder.
 
     A relative path starts at the checkout: a replica's working folder is Ray's, not the user's.
 
@@ -49,7 +49,7 @@ def locate(name: str) -> Path:
         ArtifactError: The artifact could not be had from any source.
     """
     if name in artifacts.names():
-        return artifacts.fetch(name)
+        return artifacts.fetch(name, progress=progress)
     path = (CHECKOUT / Path(name).expanduser()).resolve()
     if not path.exists():
         known = ", ".join(artifacts.names())

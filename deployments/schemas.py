@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 INT64 = 2**63
 # Below this, nearly every anchor is a box, and NMS works for seconds on noise.
@@ -50,7 +51,14 @@ class DetectQuery(Origin):
 class RenderQuery(DetectQuery):
     """Query of `POST /detect/render`."""
 
-    heatmap: Literal[False] = Field(False, description="maps are not served yet")
+    heatmap: bool = Field(False, description="maps are not served yet: only false is taken")
+
+    @field_validator("heatmap")
+    @classmethod
+    def _not_yet(cls, heatmap: bool) -> bool:
+        if heatmap:
+            raise PydanticCustomError("not_served", "maps are not served yet; leave it out")
+        return heatmap
 
 
 class Model(Wire):

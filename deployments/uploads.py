@@ -8,7 +8,7 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from deployments.errors import BadRequest, InvalidValue, TooLarge, UnsupportedMediaType
-from deployments.http import bounded
+from deployments.http import bounded, media_type
 from models.images import NotAnImage, TooManyPixels, decode
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp")
@@ -35,9 +35,12 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
         BadRequest: Malformed multipart, or nothing in it.
         InvalidValue: No field `file`.
     """
-    kind = _media_type(request.headers.get("content-type"))
+    kind = media_type(request.headers.get("content-type"))
     if kind == MULTIPART:
-        data = await _read_form(request, max_bytes)
+        try:
+            data = await _read_form(request, max_bytes)
+        except (UnicodeError, LookupError) as error:
+            raise BadRequest("The form's charset is not one that text can be read in.") from error
     else:
         _check_media_type(kind)
         data = await bounded(request, max_bytes).body()
@@ -67,14 +70,10 @@ async def _read_form(request: Request, max_bytes: int) -> bytes:
         if not isinstance(part, UploadFile):
             raise InvalidValue(f"{FIELD}: the form has no file under this name.", field=FIELD)
         # Clients that do not know a file's type say nothing, or octet-stream; the bytes decide then.
-        kind = _media_type(part.content_type)
+        kind = media_type(part.content_type)
         if kind not in ("", "application/octet-stream"):
             _check_media_type(kind)
         return await part.read()
-
-
-def _media_type(header: str | None) -> str:
-    return (header or "").partition(";")[0].strip().lower()
 
 
 def _check_media_type(kind: str) -> None:

@@ -48,8 +48,10 @@ class Ports:
             if field.name != "first_replica" and _listens(port):
                 purpose = field.name.replace("_", " ")
                 raise PortTaken(
-                    f"Port {port} ({purpose}) is in use{_owner(port)}. "
-                    "End that program, or give another port: python -m launch --free-ports."
+                    f"Port {port} ({purpose}) is in use{_owner(port)}. End that program "
+                    "(another glasshouse, or Ray?), or run beside it: "
+                    ".venv/bin/python -m launch --free-ports. "
+                    "Serve's own port is http_options.port in serve_config.yaml."
                 )
 
 

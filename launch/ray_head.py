@@ -3,8 +3,10 @@
 import json
 import os
 import secrets
+import shutil
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from launch.ports import LOOPBACK, Ports
+from launch.ports import LOOPBACK, Ports, PortTaken
 from launch.processes import ProcessTree
 
 START_TIMEOUT_S = 120.0
@@ -60,22 +62,28 @@ class RayHead:
         self.environ = {**os.environ, **(environ or {}), **self._settings(drain_s)}
         self._tree: ProcessTree | None = None
 
-    def start(self) -> None:
-        """Start Ray and wait until it takes applications.
+    def start(self, stop: threading.Event | None = None) -> None:
+        """Start Ray and wait until it takes applications, or `stop` is set.
 
         Raises:
             StartFailed: It ended, or was not ready in time.
             PortTaken: Somebody listens on a port that we need.
         """
-        self.ports.check()
+        try:
+            self.ports.check()
+        except PortTaken:
+            shutil.rmtree(self.temp, ignore_errors=True)
+            raise
         self._write_token()
         self._tree = ProcessTree(self._command(), self.environ, self.folder / "ray-head.log")
         end = time.monotonic() + START_TIMEOUT_S
         while self.applications() is None:
             if self._tree.exit_code() is not None or time.monotonic() > end:
                 words = self._tree.last_words()
-                self.stop()
+                self.stop(keep_logs=True)
                 raise StartFailed(f"Ray did not start. Its last words ({self._tree.log}):\n{words}")
+            if stop is not None and stop.is_set():
+                return
             time.sleep(POLL_S)
 
     def request(self, method: str, path: str, body: Any = None, timeout_s: float = 10.0) -> Any:
@@ -114,11 +122,14 @@ class RayHead:
         """Return every process of this cluster (psutil)."""
         return [] if self._tree is None else self._tree.members()
 
-    def stop(self, note: Callable[[str], None] = lambda _: None) -> None:
-        """Let the replicas finish, then end every process of this cluster. Idempotent."""
+    def stop(self, note: Callable[[str], None] = lambda _: None, *, keep_logs: bool = False) -> None:
+        """Let the replicas finish, then end every process of this cluster. Idempotent.
+
+        Ray's own files go with it; `keep_logs` leaves them, for somebody who wants to know why.
+        """
         if self._tree is None:
             return
-        if self.alive():
+        if self.alive() and self.applications():
             note("replicas finish")
             try:
                 self.request("DELETE", "/api/serve/applications/", timeout_s=30)
@@ -126,6 +137,10 @@ class RayHead:
                 note(f"Serve did not end by itself ({error})")
         note("Ray ends")
         self._tree.end()
+        if keep_logs:
+            note(f"Ray's logs are kept in {self.temp}")
+        else:
+            shutil.rmtree(self.temp, ignore_errors=True)
 
     def _settings(self, drain_s: float) -> dict[str, str]:
         ports, haproxy = self.ports, self.temp / "h"
@@ -150,6 +165,8 @@ class RayHead:
             "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
             # At Ray's default of 15, replicas starve beside other processes.
             "RAY_worker_niceness": "0",
+            # Whatever Ray's processes leave behind goes with Ray's own files.
+            "TMPDIR": str(self.temp),
             "RAY_USAGE_STATS_ENABLED": "0",
             # A Ray driver must find this cluster and no other one of this machine.
             "RAY_ADDRESS": f"{LOOPBACK}:{ports.gcs}",

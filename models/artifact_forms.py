@@ -32,6 +32,10 @@ class Form(Protocol):
         """Whether `folder` holds at least one file of the artifact."""
         ...
 
+    def contents(self) -> str:
+        """The names of the files, for people."""
+        ...
+
     def verify(self, folder: Path) -> None:
         """Check what lies in `folder`; ArtifactError names the first file that is missing or differs."""
         ...
@@ -58,6 +62,10 @@ class Files:
     def has_any(self, folder: Path) -> bool:
         """Whether one of the pinned files is there."""
         return any((folder / pin.name).is_file() for pin in self.pins)
+
+    def contents(self) -> str:
+        """The pinned names."""
+        return ", ".join(pin.name for pin in self.pins)
 
     def verify(self, folder: Path) -> None:
         """Check every pinned file in `folder`."""
@@ -90,6 +98,10 @@ class Tree:
     def has_any(self, folder: Path) -> bool:
         """Whether one file matches."""
         return any(_matching(folder, self.patterns))
+
+    def contents(self) -> str:
+        """The patterns."""
+        return ", ".join(self.patterns)
 
     def verify(self, folder: Path) -> None:
         """Check the digest of all matching files in `folder`."""

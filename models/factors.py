@@ -11,7 +11,6 @@ import logging
 import shutil
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -170,13 +169,19 @@ def train_or_load(
     One process trains, others wait for it. A damaged copy is trained anew.
     """
     version = version_of(interactions, settings, gpu=gpu, start=start)
+    # Without the lock, so that a folder that may only be read serves too.
+    if (stored := load(folder / version, interactions, settings)) is not None:
+        return stored
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f".{version}.lock"):
         if (stored := load(folder / version, interactions, settings)) is not None:
             return stored
         trained = train(interactions, settings, gpu=gpu, start=start)
         about = {"settings": asdict(settings), "gpu": gpu, "start": start.version if start else None}
-        save(trained, folder / version, about)
+        try:
+            save(trained, folder / version, about)
+        except OSError as error:
+            log.warning("the model is served, but could not be stored: the next start trains anew: %s", error)
         return trained
 
 
@@ -202,7 +207,8 @@ def load(source: Path, interactions: Interactions, settings: RecommenderSettings
         # Opened here: numpy leaves a file open when it is torn.
         with (source / ARRAYS).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             factors = Factors(source.name, **{name: stored[name] for name in _SHAPED})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # A torn archive makes zipfile, zlib and numpy raise nearly anything.
+    except Exception as error:
         log.warning("%s cannot be read (%s): training anew", source / ARRAYS, error)
         return None
     if not _belongs(factors, interactions, settings):

@@ -28,7 +28,9 @@ OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "image/bmp": BmpImageFile,
 }
 # A progressive JPEG has about ten scans; each may cost a pass over all pixels, in a few bytes.
-MAX_JPEG_SCANS = 100
+MAX_JPEG_SCANS = 20
+# What a JPEG of ours may have, when the boxes are drawn on it.
+MAX_SIDE = 65_500
 ORIENTATION = 0x0112
 
 
@@ -94,6 +96,8 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> Pixels:
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise NotAnImage("no pixels")
+    if max(width, height) > MAX_SIDE:
+        raise TooManyPixels(f"The image is {width} x {height}; a side may have at most {MAX_SIDE:,} pixels.")
     if width * height > max_pixels:
         raise TooManyPixels(
             f"The image has {width} x {height} = {width * height:,} pixels; at most {max_pixels:,} are taken."

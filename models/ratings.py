@@ -192,7 +192,7 @@ class _Table:
         elif values.dtype.kind == "f":
             self._refuse(column, np.isnan(values), "an integer")
             self._refuse(column, values != np.rint(values), "an integer")
-            self._refuse(column, np.abs(values) > _EXACT_FLOAT, "an integer that a float holds exactly")
+            self._refuse(column, np.abs(values) >= _EXACT_FLOAT, "an integer that a float holds exactly")
         elif values.dtype.kind != "i":
             parsed = [_integer(value) for value in values]
             self._refuse(column, np.array([number is None for number in parsed]), "an integer within int64")

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import http.server
+import socket
 import subprocess
 import sys
 import threading
@@ -194,6 +195,30 @@ print(fetch_artifact(artifact, cache=Path(sys.argv[2]), environ={}, progress=tol
 def _ask(publisher: Publisher, cache: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", ASK, publisher.url, str(cache), FORM.pins[0].sha256]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_server_that_speaks_no_http_is_one_source_less(publisher: Publisher, tmp_path: Path) -> None:
+    """A captive portal's nonsense, and an archive with a flipped byte, leave the next source its turn."""
+    with zipfile.ZipFile(tmp_path / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.bin", CONTENT)
+    torn = bytearray((tmp_path / "w.zip").read_bytes())
+    torn[60] ^= 255
+    (tmp_path / "w.zip").write_bytes(torn)
+    with socket.create_server(("127.0.0.1", 0)) as portal:
+        threading.Thread(target=_talk_nonsense, args=(portal,)).start()
+        nonsense = Official(f"http://127.0.0.1:{portal.getsockname()[1]}/w.bin", FORM)
+        sources = (LocalArchive("w.zip", FORM), nonsense, Official(publisher.url, FORM))
+        environ = {"GLASSHOUSE_ARTIFACTS": str(tmp_path)}
+        path = fetch_artifact(_artifact(*sources), cache=tmp_path / "c", environ=environ)
+
+    assert (path.read_bytes(), publisher.asked) == (CONTENT, 1)
+
+
+def _talk_nonsense(portal: socket.socket) -> None:
+    connection, _ = portal.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"WELCOME to our hotel\r\n\r\n")
 
 
 def test_two_processes_at_once_download_once(publisher: Publisher, tmp_path: Path) -> None:

@@ -206,6 +206,62 @@ def test_close_answers_what_runs_and_fails_what_waits() -> None:
     run(test)
 
 
+def test_every_batch_is_observed_once() -> None:
+    """Whoever watches is told of each batch, also of one whose callers have all gone away."""
+    seen: list[int] = []
+
+    async def test() -> None:
+        device = Device()
+        batcher = Batcher[int, int](
+            device, BatchLimits(max_size=4, wait_s=0), observe=lambda _run_s, size: seen.append(size)
+        )
+        first = await busy(batcher, device)
+        first.cancel()
+        rest = asyncio.gather(*(batcher.submit(number) for number in range(1, 6)))
+        await poll_until_async(lambda: _value(len(batcher) == 5), "five to wait")
+        device.free.set()
+        await gather(first, rest)
+        batcher.close()
+
+    run(test)
+    assert seen == [1, 4, 1]
+
+
+@pytest.mark.parametrize("error", [StopIteration("odd"), SystemExit(3), asyncio.CancelledError()], ids=repr)
+def test_no_error_of_a_model_ends_the_batcher(error: BaseException) -> None:
+    """What cannot be raised in a future, or would end the task, fails its own item only."""
+
+    def model(items: list[int]) -> list[int]:
+        if 1 in items:
+            raise error
+        return items
+
+    async def test() -> None:
+        batcher = Batcher[int, int](model, BatchLimits(max_size=1, wait_s=0))
+        bad, good = await gather(batcher.submit(1), batcher.submit(2))
+        assert isinstance(bad, RuntimeError)
+        assert (good[0], batcher.alive()) == (2, True)
+        batcher.close()
+
+    run(test)
+
+
+def test_closing_twice_is_closing_once() -> None:
+    """A second close in mid-batch changes nothing: what runs is still answered."""
+
+    async def test() -> None:
+        device = Device()
+        batcher = Batcher[int, int](device, BatchLimits())
+        running = await busy(batcher, device)
+        batcher.close()
+        await asyncio.sleep(0)
+        batcher.close()
+        device.free.set()
+        assert (await running)[0] == 0
+
+    run(test)
+
+
 def test_stuck_is_seen() -> None:
     """A batch that does not end shows for how long it has been running."""
 

@@ -1,4 +1,4 @@
-"""Who listens where: what `docs/security.md` says, and nothing else."""
+"""Who listens where: what takes requests is on loopback; what is not, `docs/security.md` lists."""
 
 import contextlib
 

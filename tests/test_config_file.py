@@ -66,6 +66,18 @@ def test_a_mistake_is_named(old: str, new: str, expected: str) -> None:
     assert expected in found[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("applications: []\nproxy_location: HeadOnly\n", "applications: there is none"),
+        ("http_options: {port: 1, port: 2}\n", "the key 'port' stands twice"),
+    ],
+)
+def test_what_would_be_lost_silently_is_said(text: str, expected: str) -> None:
+    """An empty list of applications, and a key that stands twice, are problems."""
+    assert expected in " ".join(problems(text))
+
+
 @pytest.mark.parametrize("text", ["a: [", "- 1", ""])
 def test_other_files_are_refused(text: str) -> None:
     """What is not YAML, or not a mapping, is a problem and no traceback."""
@@ -81,6 +93,6 @@ def test_an_application_of_the_users_own_is_left_alone() -> None:
 def test_the_command_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command names the file and the problem on standard error, and exits 1."""
     path = tmp_path / "serve.yaml"
-    path.write_text("proxy_locaton: HeadOnly\napplications: []\n")
+    path.write_text("proxy_locaton: HeadOnly\napplications: [{import_path: 'a:b'}]\n")
     assert main([str(path)]) == 1
     assert f"{path}: proxy_locaton: unknown key" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from deployments.detection import DetectionService
 from deployments.schemas import DetectAnswer
 from deployments.settings import Admitting, DetectionArgs, DetectionTunables
 from tests.asgi import Asgi
-from tests.bad_requests import Bad, bad_uploads
+from tests.bad_requests import Bad, bad_uploads, form
 from tests.photos import jpeg_bytes, photographs
 
 pytestmark = pytest.mark.data
@@ -122,6 +122,31 @@ def test_render_draws_a_picture_of_the_same_size(app: Asgi[DetectionService]) ->
     x1, y1, _, _ = dict(boxes(detect(app)))["bus"]
     corner = (int(x1), int(y1) - 20, int(x1) + 60, int(y1) + 20)
     assert np.abs(np.asarray(drawn.crop(corner), int) - np.asarray(plain.crop(corner), int)).mean() > 20
+
+
+def test_any_image_that_is_taken_can_be_drawn(app: Asgi[DetectionService]) -> None:
+    """The longest side that a JPEG may have is drawn; one pixel more is refused by both routes."""
+    for width, status in ((65_500, 200), (65_501, 413)):
+        out = BytesIO()
+        Image.new("L", (width, 8), 128).save(out, format="PNG")
+        for path in ("", "/render"):
+            answer = app.request("POST", path, content=out.getvalue(), headers={"Content-Type": "image/png"})
+            assert answer.status_code == status
+
+
+def test_a_default_may_be_sent(app: Asgi[DetectionService]) -> None:
+    """`heatmap=false` is what nobody asks for; `true` is refused by name until maps are served."""
+    for value, status in (("false", 200), ("true", 422)):
+        answer = app.request("POST", f"/render?heatmap={value}", content=BUS, headers=JPEG)
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize("charset", ["undefined", "no-such-thing", "idna"])
+def test_an_odd_charset_is_the_clients_fault(app: Asgi[DetectionService], charset: str) -> None:
+    """A form in a charset that cannot be read is a 4xx or is read all the same, never a 500."""
+    kind = f"multipart/form-data; boundary=frontier; charset={charset}"
+    answer = app.request("POST", content=form("file", BUS), headers={"Content-Type": kind})
+    assert answer.status_code in {200, 400, 422}
 
 
 def test_limits_change_while_running(app: Asgi[DetectionService]) -> None:

@@ -83,7 +83,7 @@ def test_no_pickle_is_stored(tmp_path: Path) -> None:
                 list(pickletools.genops(io.BytesIO(archive.read(name))))
 
 
-@pytest.mark.parametrize("damage", ["empty", "torn", "another model's", "not finite"])
+@pytest.mark.parametrize("damage", ["empty", "torn", "flipped", "another model's", "not finite"])
 def test_a_damaged_copy_is_trained_anew(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,6 +96,11 @@ def test_a_damaged_copy_is_trained_anew(
             path.write_bytes(b"")
         case "torn":
             path.write_bytes(path.read_bytes()[:-100])
+        case "flipped":
+            # Each bit of the archive's directory makes zipfile raise something else.
+            changed = bytearray(path.read_bytes())
+            changed[changed.rindex(b"PK\x01\x02") + 8] ^= 1  # "encrypted"
+            path.write_bytes(changed)
         case "another model's":
             other = train_or_load(Interactions.of(made_up(count=90)), SETTINGS, tmp_path)
             path.write_bytes((tmp_path / other.version / "factors.npz").read_bytes())

@@ -85,7 +85,7 @@ def test_a_bad_value_names_its_field(value: str) -> None:
     """A query value that is no number in range is a 422 that names field and value."""
     answer = call("GET", "/tiny/number", params={"value": value})
     assert (answer.status_code, answer.json()["error"]["field"]) == (422, "value")
-    assert repr(value) in answer.json()["error"]["message"] or value in ("nan", "inf", "-1")
+    assert repr(value) in answer.json()["error"]["message"]
 
 
 def test_the_wrong_method_is_told_in_json() -> None:

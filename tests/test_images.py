@@ -135,7 +135,7 @@ def test_exif_orientation_is_honoured(orientation: int, kind: str, order: str) -
         pytest.param(FILES["jpeg 420"][:20], id="jpeg header only"),
         pytest.param(FILES["webp"][:-20], id="truncated webp"),
         pytest.param(FILES["bmp"][:-20], id="truncated bmp"),
-        pytest.param(FILES["jpeg progressive"] + b"\xff\xda" * 200, id="jpeg of a great many scans"),
+        pytest.param(FILES["jpeg progressive"] + b"\xff\xda" * 30, id="jpeg of a great many scans"),
     ],
 )
 def test_anything_else_is_refused(data: bytes) -> None:

@@ -55,6 +55,7 @@ def printed_url(tree: ProcessTree) -> str:
 def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
     """`python -m launch` brings both up, says where, and at Ctrl-C ends every process with code 0."""
     command = [sys.executable, "-m", "launch", "--free-ports"]
+    before = set(Path("/tmp").glob("gh-*"))
     tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
     try:
         url = poll_until(lambda: printed_url(tree), "the address", timeout_s=START_S)
@@ -64,6 +65,24 @@ def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
         os.kill(tree.pid, signal.SIGINT)
         poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=60)
         assert (tree.exit_code(), [one.name() for one in started if one.is_running()]) == (0, [])
+        assert set(Path("/tmp").glob("gh-*")) == before
+    finally:
+        tree.end()
+
+
+@pytest.mark.cluster
+@pytest.mark.data
+def test_ctrl_c_is_heard_while_ray_starts(tmp_path: Path) -> None:
+    """Interrupted before anything answers, the launcher ends Ray at once and leaves no file behind."""
+    command = [sys.executable, "-m", "launch", "--free-ports"]
+    before = set(Path("/tmp").glob("gh-*"))
+    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
+    try:
+        poll_until(lambda: "Ray starts" in tree.log.read_text(), "Ray's start", timeout_s=60)
+        os.kill(tree.pid, signal.SIGINT)
+        poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=45)
+        assert (tree.exit_code(), "stopping" in tree.log.read_text()) == (0, True)
+        assert set(Path("/tmp").glob("gh-*")) == before
     finally:
         tree.end()
 

@@ -74,6 +74,27 @@ def test_a_wrong_body_gets_the_right_error(app: Asgi[RecommendationService], bad
     assert (answer.status_code, answer.json()["error"]["code"]) == (bad.status, bad.code)
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json; charset=utf-8", 200),
+        ("application/vnd.x+json", 200),
+        ("", 200),
+        ("text/plain", 415),
+    ],
+)
+def test_only_json_is_taken(app: Asgi[RecommendationService], kind: str, status: int) -> None:
+    """Bodies called something else than JSON are a 415; those called nothing are read."""
+    answer = app.request("POST", content=b'{"user_id": 1}', headers={"Content-Type": kind} if kind else {})
+    assert answer.status_code == status
+
+
+def test_an_error_is_short_whatever_was_sent(app: Asgi[RecommendationService]) -> None:
+    """An unknown field of a hundred thousand letters is not sent back whole."""
+    answer = app.request("POST", json={"user_id": 1, "x" * 100_000: 1})
+    assert (answer.status_code, len(answer.content) < 1000) == (422, True)
+
+
 def test_unknown_films_are_named(app: Asgi[RecommendationService]) -> None:
     """A 422 for unknown films names the field and the ids."""
     error = recommend(app, user_id=1, candidates=[50, 10**9]).json()["error"]
