@@ -42,6 +42,11 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "GLASSHOUSE_HOME": str(tmp_path / "home")}
 
 
+def ray_folders() -> set[Path]:
+    """Return the folders in which Ray clusters of ours keep their files."""
+    return set(Path("/tmp").glob("gh-*"))  # noqa: S108  where `RayHead` puts them
+
+
 def printed_url(tree: ProcessTree) -> str:
     """Return the address that the launcher prints once everything is up; fail if it has ended."""
     if tree.exit_code() is not None:
@@ -55,7 +60,7 @@ def printed_url(tree: ProcessTree) -> str:
 def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
     """`python -m launch` brings both up, says where, and at Ctrl-C ends every process with code 0."""
     command = [sys.executable, "-m", "launch", "--free-ports"]
-    before = set(Path("/tmp").glob("gh-*"))
+    before = ray_folders()
     tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
     try:
         url = poll_until(lambda: printed_url(tree), "the address", timeout_s=START_S)
@@ -65,7 +70,7 @@ def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
         os.kill(tree.pid, signal.SIGINT)
         poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=60)
         assert (tree.exit_code(), [one.name() for one in started if one.is_running()]) == (0, [])
-        assert set(Path("/tmp").glob("gh-*")) == before
+        assert ray_folders() == before
     finally:
         tree.end()
 
@@ -75,14 +80,14 @@ def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
 def test_ctrl_c_is_heard_while_ray_starts(tmp_path: Path) -> None:
     """Interrupted before anything answers, the launcher ends Ray at once and leaves no file behind."""
     command = [sys.executable, "-m", "launch", "--free-ports"]
-    before = set(Path("/tmp").glob("gh-*"))
+    before = ray_folders()
     tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
     try:
         poll_until(lambda: "Ray starts" in tree.log.read_text(), "Ray's start", timeout_s=60)
         os.kill(tree.pid, signal.SIGINT)
         poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=45)
         assert (tree.exit_code(), "stopping" in tree.log.read_text()) == (0, True)
-        assert set(Path("/tmp").glob("gh-*")) == before
+        assert ray_folders() == before
     finally:
         tree.end()
 
