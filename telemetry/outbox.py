@@ -24,7 +24,7 @@ from opentelemetry.sdk.resources import Resource
 
 log = logging.getLogger("telemetry.outbox")
 
-QUEUE = 10_000  # lines; at 60 requests a second nearly three minutes, about 30 MB
+QUEUE = 10_000  # lines; at 60 requests a second nearly three minutes, about 20 MB
 BATCH = 512
 DELAY_S = 1.0
 FIRST_BACKOFF_S = 0.25
