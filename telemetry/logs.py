@@ -1,0 +1,243 @@
+"""One record, redacted once, to two places: a JSON line on stderr, and OTLP.
+
+Serve clears the handlers of loggers, so `attach` may be called again and again. Lines of the
+OpenTelemetry SDK and of this package go to stderr only, the same at most once a minute: a line about a
+failed export must not become the next one to export.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.logging.handler import LoggingHandler
+from opentelemetry.sdk._logs import LoggerProvider
+
+from telemetry import schema
+from telemetry.redaction import clean_text, clean_value, is_secret
+
+INTERNAL = ("opentelemetry", "telemetry")
+REPEAT_S = 60.0
+STACKTRACE = 16_000
+LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
+
+# What the logging module puts on every record, what Ray adds, and what OTLP carries by itself.
+PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+UNWANTED = frozenset({"log_to_stderr", "skip_context_filter", "trace_id", "span_id", "level", "severity"})
+
+_bound: ContextVar[Mapping[str, str]] = ContextVar("glasshouse_log_fields")
+
+
+@contextlib.contextmanager
+def bind(
+    *, request_id: str | None = None, inference_id: str | None = None, application: str | None = None
+) -> Iterator[None]:
+    """Put these fields on every line that is written inside the block, in this task or thread."""
+    given = {
+        schema.REQUEST_ID.name: request_id,
+        schema.INFERENCE_ID.name: inference_id,
+        schema.APPLICATION.name: application,
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+    token = _bound.set({**_bound.get({}), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLine:
+    """What the one line of a request says.
+
+    Args:
+        application: `detection` or `recommendation`.
+        outcome: One of `schema.OUTCOME.values`.
+        status: HTTP status of the answer.
+        latency_s: Seconds from arrival to answer.
+        request_id: As in the answer.
+        inference_id: Of an answered inference.
+        error_code: Of an error answered.
+        source: Where the request came from, as the client says.
+        batch_size: How many ran together.
+        stages_s: Seconds by stage, see `telemetry.attributes.STAGE`.
+        probe: Whether it was one.
+    """
+
+    application: str
+    outcome: str
+    status: int
+    latency_s: float
+    request_id: str
+    inference_id: str | None = None
+    error_code: str | None = None
+    source: str | None = None
+    batch_size: int | None = None
+    stages_s: Mapping[str, float] | None = None
+    probe: bool = False
+
+    def fields(self) -> dict[str, Any]:
+        """Return them under their declared names, without those that say nothing."""
+        given = {
+            schema.REQUEST_ID.name: self.request_id,
+            schema.INFERENCE_ID.name: self.inference_id,
+            schema.APPLICATION.name: self.application,
+            schema.OUTCOME.name: self.outcome,
+            schema.HTTP_STATUS.name: self.status,
+            schema.LATENCY_MS.name: round(self.latency_s * 1e3, 3),
+            schema.LOG_ERROR_CODE.name: self.error_code,
+            schema.LOG_SOURCE.name: self.source,
+            schema.BATCH.name: self.batch_size,
+            schema.PROBE.name: self.probe or None,
+        }
+        stages = {f"{stage}_ms": round(spent * 1e3, 3) for stage, spent in (self.stages_s or {}).items()}
+        return {name: value for name, value in given.items() if value is not None} | stages
+
+
+def write_request(log: logging.Logger, line: RequestLine, *, slow_s: float = float("inf")) -> None:
+    """Write a request's one line: a warning where it was slow or refused, an error where it is our fault.
+
+    Args:
+        log: Attached, see `Logs.attach`.
+        line: What it says.
+        slow_s: Seconds from which an answer is slow.
+    """
+    level = logging.INFO
+    if line.outcome in {"refused", "late", "unavailable"} or line.latency_s >= slow_s:
+        level = logging.WARNING
+    if line.outcome == "failed":
+        level = logging.ERROR
+    log.log(level, "%s %s %d", line.application, line.outcome, line.status, extra=line.fields())
+
+
+class Logs:
+    """The handler of this process's lines.
+
+    Args:
+        service: `service.name`, for the console.
+        provider: Where OTLP lines go; None: to the console alone.
+        console: Where JSON lines go; None: stderr, whatever it is at that time.
+    """
+
+    def __init__(
+        self, service: str, provider: LoggerProvider | None = None, console: TextIO | None = None
+    ) -> None:
+        self._handler = _Handler(service, provider, console)
+        self._internal = logging.StreamHandler(console)
+        self._internal.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._internal.addFilter(_Rarely())
+        for name in INTERNAL:
+            _give(logging.getLogger(name), self._internal)
+            logging.getLogger(name).propagate = False
+
+    def attach(self, *names: str, level: int = logging.INFO) -> None:
+        """Take the lines of these loggers, and of those below them, from `level` on. Idempotent."""
+        for name in names:
+            logger = logging.getLogger(name)
+            _give(logger, self._handler)
+            if logger.level == logging.NOTSET or logger.level > level:
+                logger.setLevel(level)
+
+    def detach(self) -> None:
+        """Take no more lines of any logger. Idempotent."""
+        for logger in [logging.getLogger(), *_loggers()]:
+            logger.removeHandler(self._handler)
+            logger.removeHandler(self._internal)
+
+
+def _give(logger: logging.Logger, handler: logging.Handler) -> None:
+    if handler not in logger.handlers:
+        logger.addHandler(handler)
+
+
+def _loggers() -> list[logging.Logger]:
+    known = list(logging.Logger.manager.loggerDict.values())
+    return [logger for logger in known if isinstance(logger, logging.Logger)]
+
+
+class _Handler(logging.Handler):
+    """Cleans a record and passes it on."""
+
+    def __init__(self, service: str, provider: LoggerProvider | None, console: TextIO | None) -> None:
+        super().__init__()
+        self._service = service
+        self._console = console
+        self._otlp = None if provider is None else LoggingHandler(logger_provider=provider)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A logger below an attached one may be attached itself: the same record comes twice.
+        if record.name.split(".")[0] in INTERNAL or record.__dict__.get("_glasshouse_seen"):
+            return
+        record.__dict__["_glasshouse_seen"] = True
+        try:
+            cleaned, fields = clean(record)
+            print(self._json(cleaned, fields), file=self._console or sys.stderr, flush=True)
+            if self._otlp is not None:
+                self._otlp.emit(cleaned)
+        except Exception:
+            self.handleError(record)
+
+    def _json(self, record: logging.LogRecord, fields: Mapping[str, Any]) -> str:
+        span = trace.get_current_span().get_span_context()
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": LEVELS.get(record.levelname, record.levelname),
+            "logger": record.name,
+            "message": record.msg,
+            "service": self._service,
+        }
+        if span.is_valid:
+            line[schema.TRACE_ID.name] = trace.format_trace_id(span.trace_id)
+            line[schema.SPAN_ID.name] = trace.format_span_id(span.span_id)
+        return json.dumps({**line, **fields}, ensure_ascii=False, default=str)
+
+
+class _Rarely(logging.Filter):
+    """Lets the same message through once in `REPEAT_S` seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        key, now = (record.name, str(record.msg)), time.monotonic()
+        if now - self._last.get(key, -REPEAT_S) < REPEAT_S:
+            return False
+        self._last[key] = now
+        return True
+
+
+def clean(record: logging.LogRecord) -> tuple[logging.LogRecord, dict[str, Any]]:
+    """Return a copy fit to leave the process, and its fields: no secrets, no image bytes, flat exception.
+
+    The exception's text is taken apart here, since it may quote what the client sent.
+    """
+    fields: dict[str, Any] = dict(_bound.get({}))
+    plain: dict[str, Any] = {}
+    for name, value in vars(record).items():
+        if name in PLAIN:
+            plain[name] = value
+        elif value is not None and name not in UNWANTED and not name.startswith("_"):
+            fields[name] = "[redacted]" if is_secret(name) else clean_value(value)
+    if record.exc_info and record.exc_info[0] is not None:
+        kind, error, _ = record.exc_info
+        fields[schema.EXCEPTION_TYPE.name] = kind.__name__
+        fields[schema.EXCEPTION_MESSAGE.name] = clean_text(str(error))
+        # Of a long one the end: there stands what happened.
+        text = "".join(traceback.format_exception(error))[-STACKTRACE:]
+        fields[schema.EXCEPTION_STACKTRACE.name] = clean_text(text, STACKTRACE)
+    plain.update(
+        msg=clean_text(record.getMessage()), args=None, exc_info=None, exc_text=None, stack_info=None
+    )
+    # Past the constructor, which asks for thread, process and time again: a fifth of a line's cost.
+    copied = logging.LogRecord.__new__(logging.LogRecord)
+    vars(copied).update(plain | fields)
+    return copied, fields

@@ -1,0 +1,225 @@
+"""Log lines: redacted once, written once, to the console and to OTLP."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.trace import TracerProvider
+
+from telemetry import schema
+from telemetry.logs import Logs, RequestLine, bind, write_request
+from telemetry.redaction import clean_text
+
+NAME = "glasshouse.test_logs"
+
+
+class Lines:
+    """A logger whose lines are looked at in both places."""
+
+    def __init__(self) -> None:
+        self.console = io.StringIO()
+        self.exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+        self.provider = LoggerProvider(shutdown_on_exit=False)
+        self.provider.add_log_record_processor(SimpleLogRecordProcessor(self.exporter))
+        self.logs = Logs("detection", self.provider, self.console)
+        self.log = logging.getLogger(NAME)
+
+    def json(self) -> list[dict[str, Any]]:
+        """Return the console's lines."""
+        return [json.loads(line) for line in self.console.getvalue().splitlines()]
+
+    def otlp(self) -> list[Any]:
+        """Return the records exported."""
+        return [found.log_record for found in self.exporter.get_finished_logs()]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """A logger, attached."""
+    found = Lines()
+    found.logs.attach(NAME)
+    yield found
+    found.logs.detach()
+
+
+def test_a_line_in_both_places(lines: Lines) -> None:
+    """A record is one JSON object on the console and one OTLP record, with the same trace id."""
+    with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("request") as span:
+        lines.log.warning("slow: %d ms", 900, extra={"request_id": "r1", "latency_ms": 900.5})
+    (line,), (record,) = lines.json(), lines.otlp()
+    assert line["message"] == record.body == "slow: 900 ms"
+    assert (line["level"], record.severity_text, record.severity_number.value) == ("WARN", "WARN", 13)
+    assert line["latency_ms"] == record.attributes["latency_ms"] == 900.5
+    assert line["trace_id"] == f"{record.trace_id:032x}" == f"{span.get_span_context().trace_id:032x}"
+    assert list(line)[:7] == [field.name for field in schema.LOG_ENVELOPE]
+
+
+def test_a_request_has_its_line(lines: Lines) -> None:
+    """The line of a request has its declared fields and no others; probes say so."""
+    answered = RequestLine(
+        application="detection",
+        outcome="answered",
+        status=200,
+        latency_s=0.1234567,
+        request_id="r1",
+        inference_id="0190",
+        batch_size=3,
+        source="gate 4",
+        stages_s={"decode": 0.004},
+        probe=True,
+    )
+    write_request(lines.log, answered)
+    (record,) = lines.otlp()
+    assert dict(record.attributes) == {
+        "request_id": "r1",
+        "inference_id": "0190",
+        "application": "detection",
+        "outcome": "answered",
+        "status": 200,
+        "latency_ms": 123.457,
+        "batch_size": 3,
+        "source": "gate 4",
+        "decode_ms": 4.0,
+        "probe": True,
+    }
+    assert set(record.attributes) <= {field.name for field in schema.LOG_FIELDS}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "latency_s", "level"),
+    [
+        ("answered", 0.1, "INFO"),
+        ("answered", 2.0, "WARN"),
+        ("refused", 0.0, "WARN"),
+        ("invalid", 0.0, "INFO"),
+        ("late", 1.0, "WARN"),
+        ("failed", 0.1, "ERROR"),
+    ],
+)
+def test_levels_of_requests(lines: Lines, outcome: str, latency_s: float, level: str) -> None:
+    """Slow and refused requests are warnings, our own failures errors."""
+    line = RequestLine(
+        application="detection", outcome=outcome, status=0, latency_s=latency_s, request_id="r"
+    )
+    write_request(lines.log, line, slow_s=1.0)
+    assert lines.json()[0]["level"] == level
+    assert outcome in schema.OUTCOME.values
+
+
+def test_bound_fields(lines: Lines) -> None:
+    """Inside `bind` every line carries the request's id; outside none does."""
+    with bind(request_id="r1", application="detection"), bind(inference_id="i1"):
+        lines.log.info("inside")
+    lines.log.info("outside")
+    inside, outside = lines.json()
+    assert (inside["request_id"], inside["inference_id"], inside["application"]) == ("r1", "i1", "detection")
+    assert "request_id" not in outside
+
+
+def test_attach_is_idempotent(lines: Lines) -> None:
+    """Attaching again, a parent, a child, or after the handlers were cleared never doubles a line."""
+    lines.logs.attach(NAME, "glasshouse", f"{NAME}.child")
+    lines.log.handlers.clear()
+    lines.logs.attach(NAME)
+    lines.log.info("once")
+    logging.getLogger(f"{NAME}.child").info("once too")
+    assert [line["message"] for line in lines.json()] == ["once", "once too"]
+    assert len(lines.otlp()) == 2
+
+
+def test_no_loop(lines: Lines) -> None:
+    """Lines of the SDK and of this package go to the console alone, and a repeated one once."""
+    lines.logs.attach("opentelemetry", "telemetry")
+    for _ in range(5):
+        logging.getLogger("opentelemetry.exporter.otlp").error("Failed to export %s", "logs")
+        logging.getLogger("telemetry.outbox").warning("lines are lost")
+    assert lines.otlp() == []
+    written = lines.console.getvalue().splitlines()
+    assert [line.split(" ", 2)[2] for line in written] == [
+        "ERROR opentelemetry.exporter.otlp: Failed to export logs",
+        "WARNING telemetry.outbox: lines are lost",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer hunter2hunter2",
+        "headers {'authorization': 'Basic hunter2hunter2=='}",
+        'body {"password": "hunter2"}',
+        "GET /x?api_key=hunter2&n=1",
+        "X-Api-Key: hunter2",
+        "token=hunter2",
+        "sent Bearer hunter2hunter2 again",
+        "Cookie: session=hunter2",
+        "s3://user:hunter2@bucket/x",
+        "jwt eyJhbGciOihunter2J9.eyJzdWIiOiIxIn0.hunter2",
+        "AWS_SECRET_ACCESS_KEY=hunter2",
+    ],
+)
+def test_secrets_are_redacted(lines: Lines, text: str) -> None:
+    """Tokens, passwords and Authorization values appear in neither place."""
+    lines.log.warning("client sent %s", text, extra={"detail": text, "authorization": "hunter2"})
+    everything = lines.console.getvalue() + str(
+        [(found.body, dict(found.attributes)) for found in lines.otlp()]
+    )
+    assert "hunter2" not in everything
+    assert "redacted" in everything
+
+
+def test_harmless_text_is_left(lines: Lines) -> None:
+    """What is no secret stays readable: ids, paths, numbers, people's words."""
+    text = "0190b4f2-7c1e-7a3b-9d59-3f2b8c1d4e5f /detect/inferences/x 640x480: secretary's basic idea"
+    assert clean_text(text) == text
+
+
+def test_images_never_appear(lines: Lines) -> None:
+    """Bytes, their repr and base64 are named by their size; control characters are gone."""
+    image = bytes(range(256)) * 40
+    lines.log.info("got %s and %s", image, "QUJD" * 500, extra={"body": image, "raw": "\x89PNG\x00\x1a"})
+    (line,), (record,) = lines.json(), lines.otlp()
+    assert line["body"] == record.attributes["body"] == "[10240 bytes]"
+    assert "QUJDQUJD" not in record.body
+    assert r"\x00\x01\x02\x03" not in record.body
+    assert "\x00" not in record.attributes["raw"]
+    assert len(record.body) < 5_000
+
+
+def test_exceptions(lines: Lines) -> None:
+    """An exception has its type, message and the end of its traceback, without secrets."""
+    try:
+        raise ValueError("no such token=hunter2")
+    except ValueError:
+        lines.log.exception("failed")
+    (line,), (record,) = lines.json(), lines.otlp()
+    assert line["exception.type"] == "ValueError"
+    assert record.attributes["exception.message"] == "no such token=[redacted]"
+    assert record.attributes["exception.stacktrace"].rstrip().endswith("ValueError: no such token=[redacted]")
+    assert "hunter2" not in lines.console.getvalue()
+
+
+def test_what_ray_adds_is_left_out(lines: Lines) -> None:
+    """Fields of Ray's own, and any that would shadow trace and level in Loki, are dropped."""
+    extra = {
+        "_ray_timestamp_ns": 1,
+        "log_to_stderr": True,
+        "trace_id": "x",
+        "level": "debug",
+        "request_id": "r",
+    }
+    lines.log.info("hello", extra=extra)
+    (record,) = lines.otlp()
+    assert dict(record.attributes) == {"request_id": "r"}
+
+
+def test_a_broken_line_breaks_nothing(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that cannot be formatted does not raise where it is written."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    lines.log.info("%d apples", "many")
+    lines.log.info("next")
+    assert [line["message"] for line in lines.json()] == ["next"]
