@@ -30,7 +30,8 @@ STACKTRACE = 16_000
 LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 
 # What the logging module puts on every record, what Ray adds, and what OTLP carries by itself.
-PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# Not by `makeLogRecord`: it asks the factory, and Ray's puts its own fields on every record.
+PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 UNWANTED = frozenset({"log_to_stderr", "skip_context_filter", "trace_id", "span_id", "level", "severity"})
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("glasshouse_log_fields")

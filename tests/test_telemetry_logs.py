@@ -203,10 +203,17 @@ def test_exceptions(lines: Lines) -> None:
     assert "hunter2" not in lines.console.getvalue()
 
 
-def test_what_ray_adds_is_left_out(lines: Lines) -> None:
-    """Fields of Ray's own, and any that would shadow trace and level in Loki, are dropped."""
+def test_what_ray_adds_is_left_out(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields of Ray's own record factory, and any that would shadow trace and level in Loki, are dropped."""
+    usual = logging.getLogRecordFactory()
+
+    def as_ray_does(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = usual(*args, **kwargs)
+        record.__dict__["_ray_timestamp_ns"] = 1
+        return record
+
+    monkeypatch.setattr(logging, "_logRecordFactory", as_ray_does)
     extra = {
-        "_ray_timestamp_ns": 1,
         "log_to_stderr": True,
         "trace_id": "x",
         "level": "debug",
