@@ -16,7 +16,7 @@ run: install ## fetch weights and data, start everything, say where it is; Ctrl-
 
 deploy: install ## apply a changed serve_config.yaml (or CONFIG=) to what `make run` started, without a stop
 	@$(PY) -m deployments.config_file $(CONFIG)
-	@RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$${GLASSHOUSE_HOME:-var}/run/ray-token" .venv/bin/serve deploy $(CONFIG)
+	@RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$${GLASSHOUSE_HOME:-$(CURDIR)/var}/run/ray-token" .venv/bin/serve deploy $(CONFIG)
 
 test: check ## the whole test suite
 	@scripts/test
