@@ -10,13 +10,11 @@ number of processes may share.
 """
 
 import argparse
-import fcntl
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +28,11 @@ from models.artifact_sources import (
     Source,
     Surroundings,
 )
+from models.lock import alone
 
 __all__ = ["ArtifactError", "check_sha256", "default_cache", "fetch", "fetch_artifact", "names"]
+
+WAITS = "waiting for another process that is fetching it"
 
 
 def names() -> tuple[str, ...]:
@@ -154,7 +155,7 @@ def _cached(artifact: Artifact, cache: Path, around: Surroundings, failures: lis
         return target
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache / f".{artifact.name}.lock", around.say):
+        with alone(cache / f".{artifact.name}.lock", partial(around.say, WAITS)):
             if _sound(artifact, target, around.say):
                 return target
             for source in artifact.sources:
@@ -226,21 +227,6 @@ def _make_canonical(artifact: Artifact, source: Source, delivered: Path, made: P
                 path.replace(made / name)
     artifact.canonical.note_sums(made)
     artifact.canonical.verify(made)
-
-
-@contextmanager
-def _alone(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the artifact's lock; it dies with its process, so that a killed one blocks nobody."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another process that is fetching it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Nobody else works here now: what is left of a killed process can go.
-        for left in lock.parent.glob(f"{lock.stem}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
 
 
 def _failure(source: Source, error: Exception, around: Surroundings) -> str:

@@ -4,15 +4,12 @@ The version is a hash of all that decides the factors: the ratings, the settings
 kind of device, and what training started from. Two replicas that start together train once.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -24,6 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.implicit_device import load_implicit
+from models.lock import alone
 from models.ratings import Ratings
 
 log = logging.getLogger("glasshouse.factors")
@@ -31,6 +29,7 @@ log = logging.getLogger("glasshouse.factors")
 ARRAYS = "factors.npz"
 ABOUT = "model.json"
 TELL_EVERY_S = 10.0
+WAITS = "waiting for another process that is training the same model"
 # New rows of a warm start are drawn as implicit's own CPU model draws them.
 INITIAL = 0.01
 
@@ -173,7 +172,7 @@ def train_or_load(
     if (stored := load(folder / version, interactions, settings)) is not None:
         return stored
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / f".{version}.lock"):
+    with alone(folder / f".{version}.lock", lambda: log.info(WAITS)):
         if (stored := load(folder / version, interactions, settings)) is not None:
             return stored
         trained = train(interactions, settings, gpu=gpu, start=start)
@@ -285,17 +284,3 @@ def _set_factors(model: Any, users: NDArray[np.float32], items: NDArray[np.float
 def _on_host(matrix: Any) -> NDArray[np.float32]:
     rows = matrix if isinstance(matrix, np.ndarray) else matrix.to_numpy()
     return np.ascontiguousarray(rows, np.float32)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold a lock that dies with its process, and clear away what a killed one left."""
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that is training the same model")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        for left in lock.parent.glob(f"{lock.stem}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
