@@ -260,7 +260,7 @@ def test_once_over_restarts(pipeline: Pipeline, session: Session) -> None:
         write(range(number, number + 1))
         if number % 15 == 0:
             pipeline.backends.kill("otelcol")
-        if number % 15 == 5:
+        if number % 15 == 4:
             pipeline.backends.start_one("otelcol")
         time.sleep(0.05)  # Ray writes on
     poll_until(lambda: len(arrived(pipeline, f"{name} 79.")) == 3, "the last lines")
