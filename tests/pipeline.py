@@ -52,6 +52,7 @@ class Pipeline:
     def __init__(self, folder: Path) -> None:
         self.ray = folder / "ray"
         self.ray.mkdir()
+        self.logs = folder / "logs"
         self.backends = Backends(
             folder / "telemetry",
             BackendPorts.free(),
@@ -59,7 +60,7 @@ class Pipeline:
             ray_temp=self.ray,
             serve_port=NOBODY,
             haproxy_metrics_port=NOBODY,
-            logs=folder / "logs",
+            logs=self.logs,
         )
 
     def ask(self, query: str) -> list[dict[str, Any]]:
