@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -140,6 +141,18 @@ def test_all_start_and_all_end(tmp_path: Path) -> None:
     assert not any(one.is_running() for one in processes.values())
     assert {path.stem for path in (tmp_path / "logs").iterdir()} == set(NAMES)
     assert notes
+
+
+def test_a_stop_while_they_start(tmp_path: Path) -> None:
+    """Who asks for the end while they start waits for none of them, and none is left."""
+    running = backends(tmp_path, BackendPorts.free())
+    stop = threading.Event()
+    stop.set()
+    running.start(stop)
+    started = running.processes()
+    running.stop()
+    assert "otelcol" not in started
+    assert not any(one.is_running() for one in started.values())
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
