@@ -16,6 +16,10 @@ import psutil
 MARK = "GLASSHOUSE_RUN"
 
 
+class StartFailed(RuntimeError):
+    """A program did not come up; the message says which, and carries its last words."""
+
+
 class ProcessTree:
     """One program, everything it started, and everything those started.
 
@@ -23,9 +27,12 @@ class ProcessTree:
         command: Program (its path) and arguments. It is ended when we are killed, too.
         environ: The whole environment; a mark is added.
         log: File that receives its output.
+        cwd: Where it runs; None: where we do.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], log: Path, *, cwd: Path | None = None
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +40,7 @@ class ProcessTree:
             self._root = subprocess.Popen(
                 [sys.executable, "-m", "launch.leash", *command],
                 env={**environ, MARK: self.mark},
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -56,6 +64,16 @@ class ProcessTree:
                 if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+    def ask_to_end(self) -> None:
+        """Send the program SIGTERM, and do not wait."""
+        if self.exit_code() is None:
+            self._root.terminate()
+
+    def kill(self) -> None:
+        """End the program as a crash would (SIGKILL), and wait until it is gone."""
+        self._root.kill()
+        self._root.wait()
 
     def end(self, patience_s: float = 15.0) -> None:
         """Ask the program to end, wait, then kill what is left of its tree. Idempotent."""

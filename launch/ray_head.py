@@ -18,14 +18,11 @@ import psutil
 
 from launch.ports import LOOPBACK, Ports, PortTaken
 from launch.processes import ProcessTree
+from launch.processes import StartFailed as StartFailed  # noqa: PLC0414 - what `start` raises
 
 START_TIMEOUT_S = 120.0
 OBJECT_STORE_BYTES = 200_000_000
 POLL_S = 0.25
-
-
-class StartFailed(RuntimeError):
-    """Ray did not come up; the message carries its last words."""
 
 
 class RayHead:
