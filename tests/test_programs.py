@@ -51,6 +51,15 @@ def test_it_is_built_once_and_then_comes_from_the_cache(shop: Workshop) -> None:
     assert "tiny: building 1.2.3 from source, about 60 s on 2 cores" in shop.told
 
 
+def test_a_cache_that_lost_a_file_is_filled_anew(shop: Workshop) -> None:
+    """Where a cleaner of caches took the binary away, it is built again, in the same place."""
+    path = shop.obtain().path
+    path.unlink()
+
+    assert (path, 2) == (shop.obtain().path, shop.builds())
+    assert path.is_file()
+
+
 def test_go_builds_what_is_pinned_and_nothing_else(shop: Workshop) -> None:
     """The sums of go.mod are binding, and neither paths nor the checkout's state get into the binary."""
     shop.obtain()

@@ -103,4 +103,6 @@ def duration(seconds: float) -> str:
 
 def _explained(program: Program, said: str) -> str:
     remedy = next((remedy for words, remedy in _REMEDIES if words in said), "Go could not compile it")
-    return f"{program.name} {program.version} could not be built from source; {remedy}. Go said:\n{said}"
+    # A line of one word is the name of a package that was compiled well.
+    lines = "\n".join(line for line in said.splitlines() if len(line.split()) > 1)
+    return f"{program.name} {program.version} could not be built from source; {remedy}. Go said:\n{lines}"
