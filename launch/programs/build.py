@@ -85,9 +85,9 @@ class _Progress:
         self._now_and_then(f"fetching sources, {self._modules} modules so far")
 
     def compiled(self, lines: Sequence[str]) -> None:
-        """Count what `go build -v` prints: the packages that it compiles, without those in Go's cache."""
+        """Count what `go build -v` prints: the packages that it compiles, but for those in its cache."""
         self._compiled += sum(not line.startswith(("go: ", "#")) for line in lines)
-        self._now_and_then(f"{self._compiled} of {self.packages} packages")
+        self._now_and_then(f"{self._compiled} of {self.packages} packages compiled")
 
     def _now_and_then(self, what: str) -> None:
         now = time.monotonic()
@@ -103,4 +103,6 @@ def duration(seconds: float) -> str:
 
 def _explained(program: Program, said: str) -> str:
     remedy = next((remedy for words, remedy in _REMEDIES if words in said), "Go could not compile it")
-    return f"{program.name} {program.version} could not be built from source; {remedy}. Go said:\n{said}"
+    # A line of one word is the name of a package that was compiled well.
+    lines = "\n".join(line for line in said.splitlines() if len(line.split()) > 1)
+    return f"{program.name} {program.version} could not be built from source; {remedy}. Go said:\n{lines}"

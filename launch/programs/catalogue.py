@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from deployments.settings import CHECKOUT
+from launch import dotenv
 from launch.programs.errors import ProgramError
 
-FOLDER = CHECKOUT / "otel-collector" / "programs"
+FOLDER = dotenv.PIPELINE / "programs"
 PINS = "releases.sha256"
 PLATFORMS = ("linux-amd64", "linux-arm64", "darwin-amd64", "darwin-arm64")
 GO_FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false")
@@ -99,7 +99,11 @@ def read_programs(folder: Path = FOLDER) -> dict[str, Program]:
     Raises:
         ProgramError: the files contradict one another; the message names file and key.
     """
-    versions = _read_env(folder.parent / ".env")
+    try:
+        # No variable of the process overrides it: modules and pins are of the version in the file.
+        versions = dotenv.read(folder.parent / ".env", {})
+    except dotenv.BadSetting as error:
+        raise ProgramError(str(error)) from error
     listed = yaml.safe_load((folder / "programs.yaml").read_text(encoding="utf-8"))
     return {name: _program(name, entry, folder, versions) for name, entry in listed.items()}
 
@@ -129,9 +133,3 @@ def _program(name: str, entry: dict[str, Any], folder: Path, versions: Mapping[s
         release=None if release is None else Release(**release),
         **entry,
     )
-
-
-def _read_env(path: Path) -> dict[str, str]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {key: value.strip().strip("\"'") for key, _, value in pairs}

@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from launch.processes import ProcessTree
 from launch.programs.errors import CommandFailed, Stopped
@@ -36,10 +37,11 @@ def run(
     tree = ProcessTree([*_nicely(), *command], environ, log)
     try:
         with log.open(encoding="utf-8", errors="replace") as output:
+            lines = _WholeLines(output)
             while tree.exit_code() is None:
-                on_lines(output.readlines())
+                on_lines(lines.new())
                 pause(stop)
-            on_lines(output.readlines())
+            on_lines(lines.new())
     finally:
         tree.end()
     if code := tree.exit_code():
@@ -50,6 +52,19 @@ def pause(stop: threading.Event) -> None:
     """Wait for a moment; raise Stopped if that was asked for."""
     if stop.wait(PAUSE_S):
         raise Stopped
+
+
+class _WholeLines:
+    """Reads a file that grows: a line counts once its end is there."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._rest = ""
+
+    def new(self) -> list[str]:
+        """Return the lines that were completed since the last call."""
+        *whole, self._rest = (self._rest + self._file.read()).split("\n")
+        return whole
 
 
 def _nicely() -> list[str]:

@@ -148,7 +148,7 @@ def _owner(name: str, programs: Mapping[str, Program]) -> Program:
 
 
 def _at_hand(program: Program, name: str, environ: Mapping[str, str], tell: Tell) -> Installed | None:
-    if (found := _cached(program, name, programs_cache(environ))) is not None:
+    if (found := _cached(program, name, _target(program, programs_cache(environ)))) is not None:
         return found
     if (paths := on_path.find(program, environ, tell)) is not None:
         tell(f"{paths[name]} is {program.version} already: it is used")
@@ -156,9 +156,9 @@ def _at_hand(program: Program, name: str, environ: Mapping[str, str], tell: Tell
     return None
 
 
-def _cached(program: Program, name: str, cache: Path) -> Installed | None:
-    folder = _target(program, cache)
-    if not folder.is_dir():
+def _cached(program: Program, name: str, folder: Path) -> Installed | None:
+    # Caches are cleaned file by file where that is by age.
+    if not all((folder / file).is_file() for file in (*program.packages, SOURCE)):
         return None
     return Installed(folder / name, (folder / SOURCE).read_text(encoding="utf-8").strip())
 
@@ -171,19 +171,24 @@ def _filled(
     program: Program, name: str, cache: Path, environ: Mapping[str, str], tell: Tell, stop: threading.Event
 ) -> Installed:
     """Fill the cache, one process at a time; the folder appears whole or not at all."""
+    # Named before the build: sources that are changed meanwhile have another place.
+    target = _target(program, cache)
     waits = partial(tell, "waiting: another process installs it")
     with alone(cache / f".{program.name}.lock", waits, partial(pause, stop)):
-        if (found := _cached(program, name, cache)) is not None:
+        if (found := _cached(program, name, target)) is not None:
             return found
-        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{program.name}-") as work:
+        with tempfile.TemporaryDirectory(
+            dir=cache, prefix=f".{program.name}-", ignore_cleanup_errors=True
+        ) as work:
             made = Path(work, "made")
             made.mkdir()
             source = _make(program, made, Path(work), environ, tell, stop)
             _check(program, made, environ)
             (made / SOURCE).write_text(f"{source}\n", encoding="utf-8")
-            made.replace(_target(program, cache))
+            shutil.rmtree(target, ignore_errors=True)
+            made.replace(target)
         tell(f"ready, {source}")
-        return Installed(_target(program, cache) / name, source)
+        return Installed(target / name, source)
 
 
 def _make(
