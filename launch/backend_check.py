@@ -13,6 +13,35 @@ from launch.dotenv import PIPELINE
 from launch.ports import BackendPorts
 
 TIMEOUT_S = 60.0
+# `otelcol validate` of 0.160 takes any key here without a word, and a misspelt `max_elapsed_time` gives
+# up after 5 minutes what waits on disk.
+RETRY_KEYS = {"enabled", "initial_interval", "max_interval", "max_elapsed_time", "multiplier"}
+EXPORTER_KEYS = {
+    "otlp_http": {
+        "endpoint",
+        "metrics_endpoint",
+        "logs_endpoint",
+        "compression",
+        "encoding",
+        "timeout",
+        "headers",
+        "tls",
+        "auth",
+        "sending_queue",
+        "retry_on_failure",
+    },
+    "prometheus": {
+        "endpoint",
+        "tls",
+        "auth",
+        "translation_strategy",
+        "enable_open_metrics",
+        "metric_expiration",
+        "send_timestamps",
+        "const_labels",
+        "resource_to_telemetry_conversion",
+    },
+}
 
 
 def problems(programs: Mapping[str, Path], config: Path = PIPELINE) -> list[str]:
@@ -41,7 +70,8 @@ def problems(programs: Mapping[str, Path], config: Path = PIPELINE) -> list[str]
             return [str(error)]
         commands = _commands(programs, config, rendered)
         found = [_complaint(what, command, values, config) for what, command in commands.items()]
-    return [text for text in [*found, *_unreadable(config), *_bodies(config)] if text]
+        found = [text for text in found if text]
+    return [*found, *_unreadable(config)] or [*_unknown_keys(config), *_bodies(config)]
 
 
 def _commands(programs: Mapping[str, Path], config: Path, rendered: Path) -> dict[str, list[str]]:
@@ -83,6 +113,19 @@ def _unreadable(config: Path) -> list[str]:
             yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             found.append(f"otel-collector/{path.relative_to(config)} is wrong:\n{error}")
+    return found
+
+
+def _unknown_keys(config: Path) -> list[str]:
+    """Return the keys of exporters that the collector does not know and does not refuse."""
+    found = []
+    for path in sorted(config.glob("collector*.yaml")):
+        exporters = yaml.safe_load(path.read_text(encoding="utf-8"))["exporters"]
+        for name, settings in exporters.items():
+            unknown = set(settings) - EXPORTER_KEYS[name.split("/", maxsplit=1)[0]]
+            unknown |= set(settings.get("retry_on_failure", {})) - RETRY_KEYS
+            if unknown:
+                found.append(f"otel-collector/{path.name} is wrong:\n{name}: unknown {', '.join(unknown)}")
     return found
 
 

@@ -1,11 +1,12 @@
 """Fixtures of the whole suite, and the rule that only GPU tests may be skipped."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import pytest
 
 from tests.cluster import Cluster
+from tests.pipeline import Pipeline, Process
 
 FAIL_ON_SKIP = "GLASSHOUSE_FAIL_ON_SKIP"
 
@@ -31,3 +32,30 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster, None
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Generator[Pipeline, None, None]:
+    """The one telemetry pipeline of this run; a test that ends a program starts it again."""
+    running = Pipeline(tmp_path_factory.mktemp("pipeline"))
+    try:
+        running.backends.start()
+        yield running
+    finally:
+        running.backends.stop()
+
+
+@pytest.fixture
+def process(
+    pipeline: Pipeline, request: pytest.FixtureRequest
+) -> Generator[Callable[..., Process], None, None]:
+    """Start processes with telemetry into the pipeline; `service.name` is the test's name."""
+    started: list[Process] = []
+
+    def begin(**environ: str) -> Process:
+        started.append(Process(pipeline, request.node.name.removeprefix("test_"), **environ))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.telemetry.shutdown(1.0)

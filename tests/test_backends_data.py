@@ -1,0 +1,212 @@
+"""From the SDK through the collector into Prometheus and Loki, as they keep it."""
+
+import logging
+import time
+import urllib.request
+from collections.abc import Callable
+
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
+
+from telemetry import schema
+from telemetry.detection import DetectionMetrics
+from telemetry.metric import Metric
+from telemetry.schema import prometheus_name
+from telemetry.serving import ServingMetrics
+from tests.pipeline import Pipeline, Process, get
+from tests.poll import poll_until
+
+Begin = Callable[..., Process]
+TIME_NS = time.time_ns()
+
+
+def test_a_counter(pipeline: Pipeline, process: Begin) -> None:
+    """A counter arrives with its exact value, who sent it, and the promoted labels, no others."""
+    running = process()
+    metrics = ServingMetrics(running.telemetry.instruments)
+    for _ in range(7):
+        metrics.refused("full")
+    query = f'{prometheus_name(schema.REFUSED)}{{job="glasshouse/{running.service}",reason="full"}}'
+    poll_until(lambda: pipeline.value(query) == 7, "the counter")
+    (series,) = pipeline.ask(query)
+    assert series["metric"] == {
+        "__name__": "serve_requests_refused_total",
+        "job": f"glasshouse/{running.service}",
+        "instance": f"{running.service}-replica",
+        "reason": "full",
+        "service_version": "1.2",
+        "deployment_environment_name": "local",
+        "host_name": series["metric"]["host_name"],
+        "ray_deployment": "Detection",
+    }
+
+
+def test_a_histogram_leads_to_its_lines(pipeline: Pipeline, process: Begin) -> None:
+    """An exponential histogram is native, and the trace of its exemplar finds the request's log line."""
+    running = process()
+    metrics = ServingMetrics(running.telemetry.instruments)
+    tracer = running.telemetry.tracers.get_tracer("test")
+    with tracer.start_as_current_span("request"):
+        metrics.stages({"inference": 0.25})
+        running.log.warning("slow", extra={"request_id": "r-17"})
+    series = f'{prometheus_name(schema.STAGE_DURATION)}{{job="glasshouse/{running.service}"}}'
+    poll_until(lambda: pipeline.value(f"sum(histogram_count({series}))") == 1, "the histogram")
+    assert pipeline.value(f"sum(histogram_sum({series}))") == 0.25
+
+    def exemplars() -> list[str]:
+        url = f"{pipeline.backends.urls['prometheus']}/api/v1/query_exemplars"
+        found = get(url, query=series, start="0", end="9999999999")["data"]
+        return [one["labels"]["trace_id"] for each in found for one in each["exemplars"]]
+
+    trace = poll_until(exemplars, "an exemplar")[0]
+    query = f'{{service_name="{running.service}"}} | trace_id="{trace}"'
+    (line,) = poll_until(lambda: pipeline.lines(query), "the line of that trace")
+    assert line.body == "slow"
+    assert line.metadata["request_id"] == "r-17"
+
+
+def test_a_line(pipeline: Pipeline, process: Begin) -> None:
+    """A line's stream has three labels; level, request and trace are metadata that can be asked for."""
+    running = process()
+    with running.telemetry.tracers.get_tracer("test").start_as_current_span("request"):
+        running.log.error("failed", extra={"request_id": "r-1", "status": 500})
+    query = f'{{service_name="{running.service}"}} | detected_level="error" | request_id="r-1"'
+    (line,) = poll_until(lambda: pipeline.lines(query), "the line")
+    assert line.labels == {
+        "service_name": running.service,
+        "service_namespace": "glasshouse",
+        "deployment_environment_name": "local",
+    }
+    wanted = {
+        "severity_number": "17",
+        "severity_text": "ERROR",
+        "status": "500",
+        "ray_deployment": "Detection",
+    }
+    assert wanted.items() <= line.metadata.items()
+    assert len(line.metadata["trace_id"]) == 32
+
+
+def test_a_long_traceback_arrives(pipeline: Pipeline, process: Begin) -> None:
+    """An exception's traceback stands in the line itself, where Loki takes it however long it is."""
+    running = process()
+    try:
+        raise ValueError("boom")
+    except ValueError:
+        running.log.exception("it failed")
+    query = f'{{service_name="{running.service}"}} | detected_level="error"'
+    (line,) = poll_until(lambda: pipeline.lines(query), "the line")
+    assert line.body.startswith("it failed\nTraceback (most recent call last):")
+    assert line.body.rstrip().endswith("ValueError: boom")
+    assert line.metadata["exception_type"] == "ValueError"
+    assert "exception_stacktrace" not in line.metadata
+
+
+def otlp(service: str, *bodies: str, **attributes: str) -> bytes:
+    """Return what a sender without any care of ours would send."""
+    memory = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    resource = Resource({"service.name": service, "service.namespace": "glasshouse"})
+    provider = LoggerProvider(resource, shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(memory))
+    for body in bodies:
+        provider.get_logger("test").emit(
+            timestamp=TIME_NS, observed_timestamp=TIME_NS + 5, body=body, attributes=attributes
+        )
+    return bytes(encode_logs(memory.get_finished_logs()).SerializeToString())
+
+
+def post(pipeline: Pipeline, payload: bytes) -> None:
+    """Hand log lines to the collector."""
+    url = f"{pipeline.backends.urls['otelcol']}/v1/logs"
+    call = urllib.request.Request(url, payload, {"Content-Type": "application/x-protobuf"})  # noqa: S310
+    with urllib.request.urlopen(call, timeout=10) as answer:  # noqa: S310
+        assert answer.status == 200
+
+
+def test_what_is_offered_twice_is_kept_once(pipeline: Pipeline) -> None:
+    """A batch that comes again, since its sender did not hear that it arrived, is kept once."""
+    payload = otlp("twice", *(f"line {number}" for number in range(50)), request_id="r-1")
+    for _ in range(3):
+        post(pipeline, payload)
+    post(pipeline, otlp("twice", "last"))
+    poll_until(lambda: pipeline.lines('{service_name="twice"} |= "last"'), "the last line")
+    assert len(pipeline.lines('{service_name="twice"}')) == 51
+    assert pipeline.count('{service_name="twice"}') == 51
+
+
+def test_what_a_careless_sender_sends(pipeline: Pipeline) -> None:
+    """Secrets are taken out, and a line that Loki would refuse for its size is cut, not lost."""
+    long = "é" * 50_000  # two bytes each: the cut falls into the middle of one
+    post(
+        pipeline,
+        otlp("careless", "Authorization: Bearer abcdefghijkl, next", "api_key=s3cr3t&x=1", f"x{long}"),
+    )
+    post(pipeline, otlp("careless", "failed", **{"exception.stacktrace": "at line 1\n" * 20_000}))
+    post(pipeline, otlp("careless", "large", note="n" * 70_000, header="Bearer abcdefghijkl"))
+    found = poll_until(
+        lambda: lines if len(lines := pipeline.lines('{service_name="careless"}')) == 5 else [], "all five"
+    )
+    by_start = {line.body[:6]: line for line in found}
+    assert by_start["Author"].body == "Authorization: Bearer [redacted], next"
+    assert by_start["api_ke"].body == "api_key=[redacted]&x=1"
+    assert by_start["xééééé"].body.endswith("é… [cut]")
+    assert by_start["failed"].body.startswith("failed\nat line 1\n")
+    assert by_start["failed"].body.endswith("… [cut]")
+    assert by_start["large"].metadata["header"] == "Bearer [redacted]"
+    assert len(by_start["large"].metadata["note"]) == 4000
+
+
+def sent(running: Process) -> list[Metric]:
+    """Record something of several kinds, and return what."""
+    serving = ServingMetrics(running.telemetry.instruments)
+    serving.refused("full")
+    serving.error("not_found")
+    serving.stages({"inference": 0.1})
+    serving.batch(4, 16, 0.2)
+    serving.model("yolov8n", "8.4", "0" * 64, 1.5)
+    serving.expected_replicas(2)
+    serving.queue(lambda: 3)
+    DetectionMetrics(running.telemetry.instruments, ["cat"]).answered(["cat"], [0.9])
+    return [
+        schema.REFUSED,
+        schema.ERRORS,
+        schema.STAGE_DURATION,
+        schema.BATCH_SIZE,
+        schema.BATCH_UTILIZATION,
+        schema.BATCH_DURATION,
+        schema.MODEL_INFO,
+        schema.MODEL_LOAD,
+        schema.EXPECTED_REPLICAS,
+        schema.QUEUE_DEPTH,
+        schema.OBJECTS,
+        schema.CONFIDENCE,
+        schema.UPTIME,
+        schema.MEMORY,
+        schema.CPU_TIME,
+        schema.LOGS_PROCESSED,
+        schema.LOGS_WAITING,
+    ]
+
+
+def test_names_are_as_declared(pipeline: Pipeline, process: Begin) -> None:
+    """What the contract says of names in Prometheus is what Prometheus makes of them."""
+    running = process()
+    wanted = sent(running)
+    job = f'job="glasshouse/{running.service}"'
+    expected = {prometheus_name(metric) + ("_count" if metric.buckets else "") for metric in wanted}
+
+    def names() -> set[str]:
+        return {one["metric"]["__name__"] for one in pipeline.ask(f"{{{job}}}")}
+
+    poll_until(lambda: names() >= expected, f"{sorted(expected)}")
+
+
+def test_our_own_lines_about_telemetry_are_not_sent(pipeline: Pipeline, process: Begin) -> None:
+    """What the SDK and `telemetry` say of themselves goes to the console only."""
+    running = process()
+    logging.getLogger("telemetry.test").warning("nobody listens")
+    running.log.info("after")
+    poll_until(lambda: pipeline.lines(f'{{service_name="{running.service}"}} |= "after"'), "the line after")
+    assert [line.body for line in pipeline.lines(f'{{service_name="{running.service}"}}')] == ["after"]
