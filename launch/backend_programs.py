@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -51,17 +52,22 @@ class Program:
     cwd: Path | None = None
 
 
+def tell(line: str) -> None:
+    """Write a line to standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def find(
     environ: Mapping[str, str] = os.environ,
     *,
-    progress: Callable[[str], None],
+    progress: Callable[[str], None] = tell,
     stop: threading.Event | None = None,
 ) -> dict[str, Path]:
     """Return the programs by name: those in the folder that `GLASSHOUSE_PROGRAMS` names, else installed ones.
 
     Args:
         environ: Where that variable may be set.
-        progress: Told how an installation goes, one line a call.
+        progress: Told how an installation goes, one line a call; standard error where not given.
         stop: Set by anybody to end an installation.
 
     Raises:

@@ -186,10 +186,6 @@ def _get(url: str) -> str:
         return str(answer.read().decode())
 
 
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Check the configurations; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m launch.backends", description=__doc__)
@@ -198,7 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     try:
-        found = backend_check.problems(backend_programs.find(progress=_tell))
+        found = backend_check.problems(backend_programs.find())
     except (dotenv.BadSetting, ProgramError) as error:
         found = [str(error)]
     for problem in found:

@@ -166,7 +166,7 @@ def sent(running: Process) -> list[Metric]:
     serving.stages({"inference": 0.1})
     serving.batch(4, 16, 0.2)
     serving.model("yolov8n", "8.4", "0" * 64, 1.5)
-    serving.expected_replicas(2)
+    running.telemetry.instruments.observe(schema.EXPECTED_REPLICAS, lambda: [(2, {})])
     serving.queue(lambda: 3)
     DetectionMetrics(running.telemetry.instruments, ["cat"]).answered(["cat"], [0.9])
     return [
