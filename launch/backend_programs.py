@@ -179,7 +179,12 @@ def describe(
             f"{urls['node_exporter']}/",
         ),
         COLLECTOR: Program(
-            command(COLLECTOR, f"--config={PIPELINE / 'collector.yaml'}"),
+            command(
+                COLLECTOR,
+                f"--config={PIPELINE / 'collector.yaml'}",
+                # Lines of files into the queue on disk before their place in the file is noted.
+                "--feature-gates=stanza.synchronousLogEmitter",
+            ),
             f"http://{LOOPBACK}:{ports.collector_health}/",
             {"GOMEMLIMIT": values["COLLECTOR_GOMEMLIMIT"]},
         ),

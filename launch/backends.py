@@ -86,11 +86,13 @@ class Backends:
         note("telemetry: " + ", ".join(NAMES))
 
     def start_one(self, name: str) -> None:
-        """Start one that has ended, and return when it is ready.
+        """Start one that has ended, and return when it is ready. One that runs is left alone.
 
         Raises:
             StartFailed: It ended, or was not ready in time.
         """
+        if name in self.processes():
+            return
         self._launch(name)
         self._await(name, None)
 
