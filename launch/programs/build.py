@@ -15,11 +15,11 @@ EVERY_S = 10.0
 _REMEDIES = (
     (
         "no space left on device",
-        "the disk is full: Go's caches (`go env GOCACHE GOMODCACHE`) need about 3 GB",
+        "the disk is full: Go's caches (`go env GOCACHE GOMODCACHE`) need 9 GB for all programs",
     ),
     (
         "quota exceeded",
-        "the disk quota is used up: Go's caches (`go env GOCACHE GOMODCACHE`) need about 3 GB",
+        "the disk quota is used up: Go's caches (`go env GOCACHE GOMODCACHE`) need 9 GB for all programs",
     ),
     ("checksum mismatch", "a source is not the one that go.sum pins: do not use it; look at GOPROXY"),
     ("SECURITY ERROR", "a source is not the one that go.sum pins: do not use it; look at GOPROXY"),
