@@ -3,10 +3,10 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 CONFIG ?= serve_config.yaml
-.PHONY: help install run deploy test check bench lock clean
+.PHONY: help install run deploy test check bench lock lock-programs clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 install: ## uv, virtual environment, every dependency, from nothing
 	@scripts/bootstrap
@@ -33,6 +33,9 @@ bench: install ## the measured table of the README, as text and as JSON
 
 lock: ## requirements.in -> requirements.lock
 	@scripts/bootstrap --lock
+
+lock-programs: ## versions in otel-collector/.env -> Go modules of the telemetry programs (needs Go)
+	@scripts/lock-programs
 
 clean: ## remove the environment; var/ and the cache stay
 	@rm -rf .venv .uv *.egg-info .mypy_cache .ruff_cache .pytest_cache

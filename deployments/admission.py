@@ -5,7 +5,7 @@ and blind to how long the queue takes. It stands far above this one, as a backst
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -49,13 +49,20 @@ class Admission:
     Args:
         limits: May be replaced at any time.
         seconds_each: First estimate of the device time of one request, until one was measured.
+        refused: Told of every refusal: `full`, or `late` where the queue would take too long.
     """
 
-    def __init__(self, limits: AdmissionLimits, *, seconds_each: float = 0.0) -> None:
+    def __init__(
+        self,
+        limits: AdmissionLimits,
+        *,
+        seconds_each: float = 0.0,
+        refused: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
         self.limits = limits
         self.inside = 0
         self.uploading = 0
-        self.refused = 0
+        self._refused = refused
         self._device_s = seconds_each
         self._prepare_s = 0.0
 
@@ -74,7 +81,7 @@ class Admission:
             return
         self._check()
         if self.uploading >= UPLOADS * self.limits.max_waiting:
-            self._refuse(f"{self.uploading} requests are uploading already")
+            self._refuse("full", f"{self.uploading} requests are uploading already")
         self.uploading += 1
         try:
             yield place
@@ -96,12 +103,13 @@ class Admission:
     def _check(self) -> None:
         wait_s, limits = self.expected_wait_s(), self.limits
         if self.inside >= limits.max_waiting:
-            self._refuse(f"{self.inside} requests are inside already")
+            self._refuse("full", f"{self.inside} requests are inside already")
         if self.inside > 0 and wait_s > QUEUE_SHARE * limits.deadline_s:
-            self._refuse(f"the queue would take {wait_s:.1f} s of the {limits.deadline_s:g} s there are")
+            why = f"the queue would take {wait_s:.1f} s of the {limits.deadline_s:g} s there are"
+            self._refuse("late", why)
 
-    def _refuse(self, why: str) -> NoReturn:
-        self.refused += 1
+    def _refuse(self, reason: str, why: str) -> NoReturn:
+        self._refused(reason)
         # Half of the queue gone is room for a new burst; all of it gone would leave the device idle.
         raise Overloaded(f"Overloaded: {why}. Try again later.", retry_after_s=self.expected_wait_s() / 2)
 

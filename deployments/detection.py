@@ -1,16 +1,18 @@
 """`/detect`: one hop. The replica is the HTTP ingress and holds the model."""
 
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from ray.serve import Application
 
-from deployments.admission import Place
 from deployments.batcher import BatchTiming
 from deployments.errors import InvalidValue
-from deployments.http import inference_headers, is_probe, json_response, new_app
+from deployments.http import account, inference_headers, json_response, new_app
+from deployments.observer import Account, Observer
 from deployments.pipeline import Pipeline
 from deployments.render import render
 from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
@@ -20,6 +22,8 @@ from deployments.uploads import FIELD, IMAGE_TYPES, MULTIPART, Upload, decode_up
 from models.artifacts import check_sha256
 from models.detections import Detections
 from models.detector import Detected, DetectionSettings, Detector, Prepared
+from telemetry import providers, schema
+from telemetry.detection import DetectionMetrics
 
 log = logging.getLogger("glasshouse.detection")
 
@@ -31,51 +35,93 @@ BODY_DOC = body_doc(
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Inference:
+    """One answered model call."""
+
+    inference_id: str
+    upload: Upload
+    detected: Detected
+    timing: BatchTiming
+
+
 class DetectionService(Service[DetectionTunables]):
     """Everything of the application but Serve.
 
     Args:
         args: Model and device, fixed for the life of a replica.
         tunables: Limits, see `reconfigure`.
+        telemetry: Of this process; None records nothing.
     """
 
-    def __init__(self, args: DetectionArgs, tunables: DetectionTunables | None = None) -> None:
+    def __init__(
+        self,
+        args: DetectionArgs,
+        tunables: DetectionTunables | None = None,
+        telemetry: providers.Telemetry | None = None,
+    ) -> None:
         tunables = tunables or DetectionTunables()
-        self.detector = load_detector(args, tunables.batching.max_size)
+        self.observer = Observer(schema.DETECTION, telemetry or providers.off())
+        self.detector = self._load(args, tunables)
+        self.class_ids = {name: class_id for class_id, name in self.detector.class_names.items()}
+        self.metrics = DetectionMetrics(self.observer.telemetry.instruments, list(self.class_ids))
         pixels = float(args.detector.image_size**2)
         self.pipeline = Pipeline[Item, Detected](
-            self._detect, tunables, cost=lambda _: pixels, workers=args.detector.decode_threads
+            self._detect,
+            tunables,
+            self.observer.metrics,
+            cost=lambda _: pixels,
+            workers=args.detector.decode_threads,
         )
-        self.class_ids = {name: class_id for class_id, name in self.detector.class_names.items()}
-        super().__init__(self._build_app(), self.pipeline, tunables)
+        super().__init__(self._build_app(), self.pipeline, tunables, self.observer)
 
     async def detect(self, request: Request, query: DetectQuery) -> Response:
         """Answer `POST /detect`."""
-        async with self.pipeline.admit(probe=is_probe(request)) as place:
-            upload, detected, timing = await self._infer(request, query, place)
-        inference_id = new_inference_id()
-        content = self._answer(inference_id, upload, detected.detections)
-        return json_response(content, headers=inference_headers(inference_id, timing))
+        known = account(request)
+        made = await self._infer(request, query, known)
+        with known.stage("post"):
+            content = self._answer(made)
+            return json_response(content, headers=inference_headers(made.inference_id, made.timing))
 
     async def render(self, request: Request, query: RenderQuery) -> Response:
         """Answer `POST /detect/render`."""
-        async with self.pipeline.admit(probe=is_probe(request)) as place:
-            upload, detected, timing = await self._infer(request, query, place)
+        known = account(request)
+        made = await self._infer(request, query, known)
+        with known.stage("post"):
             picture = await self.pipeline.prepare(
-                render, upload.image, detected.detections, self.detector.class_names
+                render, made.upload.image, made.detected.detections, self.detector.class_names
             )
-        headers = inference_headers(new_inference_id(), timing)
-        return Response(picture, media_type="image/jpeg", headers=headers)
+            headers = inference_headers(made.inference_id, made.timing)
+            return Response(picture, media_type="image/jpeg", headers=headers)
 
-    async def _infer(
-        self, request: Request, query: DetectQuery, place: Place
-    ) -> tuple[Upload, Detected, BatchTiming]:
+    async def _infer(self, request: Request, query: DetectQuery, known: Account) -> Inference:
+        known.source = query.source
         settings = self._settings(query)
-        data = await read_upload(request, self.tunables.max_body_bytes)
-        place.uploaded()
-        upload, prepared = await self.pipeline.prepare(self._prepare, data)
-        detected, timing = await self.pipeline.infer((prepared, settings))
-        return upload, detected, timing
+        async with self.pipeline.admit(probe=known.probe) as place:
+            data = await read_upload(request, self.tunables.max_body_bytes)
+            place.uploaded()
+            with known.stage("decode"):
+                upload, prepared = await self.pipeline.prepare(self._prepare, data)
+            detected, timing = await self.pipeline.infer((prepared, settings))
+        known.ran(timing)
+        known.inference_id = new_inference_id()
+        if not known.probe:
+            self._record(detected.default_detections)
+        return Inference(known.inference_id, upload, detected, timing)
+
+    def _load(self, args: DetectionArgs, tunables: DetectionTunables) -> Detector:
+        began = time.monotonic()
+        detector = load_detector(args, tunables.batching.max_size)
+        load_s = time.monotonic() - began
+        self.observer.metrics.model(detector.name, detector.version, detector.sha256, load_s)
+        return detector
+
+    def _record(self, found: Detections) -> None:
+        """Record what was found at the default settings: a client's own would bias the signal."""
+        names = self.detector.class_names
+        self.metrics.answered(
+            [names[int(class_id)] for class_id in found.class_id], found.confidence.tolist()
+        )
 
     def _prepare(self, data: bytes) -> tuple[Upload, Prepared]:
         upload = decode_upload(data, self.tunables.max_image_pixels)
@@ -102,11 +148,11 @@ class DetectionService(Service[DetectionTunables]):
             ids.append(class_id)
         return tuple(sorted(set(ids)))
 
-    def _answer(self, inference_id: str, upload: Upload, found: Detections) -> dict[str, Any]:
-        height, width = upload.image.shape[:2]
-        names = self.detector.class_names
+    def _answer(self, made: Inference) -> dict[str, Any]:
+        height, width = made.upload.image.shape[:2]
+        names, found = self.detector.class_names, made.detected.detections
         return {
-            "inference_id": inference_id,
+            "inference_id": made.inference_id,
             "model": {"name": self.detector.name, "version": self.detector.version},
             "image": {"width": width, "height": height},
             "detections": [
@@ -123,7 +169,7 @@ class DetectionService(Service[DetectionTunables]):
         }
 
     def _build_app(self) -> FastAPI:
-        app = new_app("glasshouse detection", "Objects in images.")
+        app = new_app("glasshouse detection", "Objects in images.", self.observer)
 
         @app.post(
             "/", summary="Find objects", openapi_extra=BODY_DOC, responses={200: {"model": DetectAnswer}}
@@ -169,7 +215,7 @@ class Detection(ServeReplica[DetectionTunables]):
     tunables = DetectionTunables
 
     def __init__(self, args: DetectionArgs) -> None:
-        self.service = DetectionService(args)
+        self.service = DetectionService(args, telemetry=self.start_telemetry(schema.DETECTION))
 
 
 def build(args: DetectionArgs) -> Application:

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -29,14 +28,14 @@ from deployments.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from deployments.observer import CLIENT_GONE, KEY, Account, Observer
+from telemetry import logs
 
 log = logging.getLogger("glasshouse.http")
 
-PROBE_HEADER = "X-Glasshouse-Probe"
 INFERENCE_HEADER = "X-Inference-ID"
 TIMING_HEADER = "Server-Timing"
 JSON = "application/json"
-CLIENT_GONE = 499  # nobody reads it; nginx's number, for the logs
 # A client that is answered in mid-upload may see a broken pipe instead of the answer. So the rest
 # of the body is read and thrown away first: this many bytes, for this long, and no further.
 DRAIN_BYTES = 64_000_000
@@ -56,26 +55,38 @@ ERRORS_DOC: dict[int | str, dict[str, Any]] = {
 }
 
 
-def new_app(title: str, description: str) -> FastAPI:
-    """Return an application with our edge and our errors, and no routes yet."""
+def new_app(title: str, description: str, observer: Observer) -> FastAPI:
+    """Return an application with our edge and our errors, and no routes yet.
+
+    Args:
+        title: Of its documentation.
+        description: One sentence.
+        observer: Records what becomes of every request.
+    """
     app = FastAPIOffline(
         title=title,
         description=description,
         redirect_slashes=False,
         responses=ERRORS_DOC,
-        telemetry={"tracing": False, "logs": False},
+        telemetry=observer.fastapi(),
     )
-    app.add_middleware(Edge)
+    app.add_middleware(Edge, observer=observer)
     for kind in (GlasshouseError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _on_error)
     return app
 
 
 class Edge:
-    """ASGI middleware: `/detect` is `/detect/`, and no answer overtakes its own upload."""
+    """ASGI middleware: `/detect` is `/detect/`, no answer overtakes its own upload, every request is told.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: What it stands around.
+        observer: Records what becomes of requests.
+    """
+
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
         self.app = app
+        self.observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
@@ -86,13 +97,15 @@ class Edge:
             # Starlette would redirect with 307, and many clients drop the body of a redirected POST.
             scope["path"] += "/"
         upload = _Upload(receive)
+        with self.observer.follow(scope) as account:
 
-        async def send_after_upload(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                await upload.drain()
-            await send(message)
+            async def send_after_upload(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    account.status = message["status"]
+                    await upload.drain()
+                await send(message)
 
-        await self.app(scope, upload.receive, send_after_upload)
+            await self.app(scope, upload.receive, send_after_upload)
 
 
 class _Upload:
@@ -163,14 +176,10 @@ def check_json(request: Request) -> None:
         raise UnsupportedMediaType(f"Content-Type is {_short(kind)}; send {JSON}.")
 
 
-def is_probe(request: Request) -> bool:
-    """Tell whether this is a probe: answered and recorded, outside admission and request counts."""
-    return PROBE_HEADER in request.headers
-
-
-def request_id(request: Request) -> str:
-    """Return the id that Serve gave or the client sent; made here only where Serve is not around."""
-    return request.headers.get("x-request-id", "")[:128] or uuid4().hex
+def account(request: Request) -> Account:
+    """Return what is known of this request so far."""
+    known: Account = request.scope[KEY]
+    return known
 
 
 def inference_headers(inference_id: str, timing: BatchTiming) -> dict[str, str]:
@@ -213,14 +222,15 @@ def _short(text: str, limit: int = 80) -> str:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    given = request_id(request)
     if isinstance(error, ClientDisconnect):
-        log.info("request %s: the client went away", given)
         return Response(status_code=CLIENT_GONE)
-    ours = _translate(error)
+    known, ours = account(request), _translate(error)
+    known.error_code = ours.code
     if isinstance(ours, InternalError):
-        log.error("request %s failed", given, exc_info=error)
-    return json_response(ours.body(given), headers=ours.headers, status=ours.status)
+        # The server's last resort stands outside of the edge, where nothing is bound any more.
+        with logs.bind(request_id=known.request_id):
+            log.error("a request failed", exc_info=error)
+    return json_response(ours.body(known.request_id), headers=ours.headers, status=ours.status)
 
 
 def _translate(error: Exception) -> GlasshouseError:

@@ -11,6 +11,7 @@ from deployments.admission import Admission, Place
 from deployments.batcher import Batcher, BatcherClosed, BatchTiming
 from deployments.errors import DeadlineExceeded, Unavailable
 from deployments.settings import Tunables
+from telemetry.serving import ServingMetrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,6 +27,7 @@ class Pipeline(Generic[Item, Result]):
     Args:
         run: The batched model call, see `Batcher`.
         tunables: Limits that may change while running.
+        metrics: Told of batches and refusals.
         cost: What an item counts against the batch's `max_cost`.
         workers: Threads for work before the batch (decode), >= 1.
     """
@@ -34,13 +36,16 @@ class Pipeline(Generic[Item, Result]):
         self,
         run: Callable[[list[Item]], Sequence[Result | Exception]],
         tunables: Tunables,
+        metrics: ServingMetrics,
         *,
         cost: Callable[[Item], float] = lambda _: 1.0,
         workers: int = 2,
     ) -> None:
         self.tunables = tunables
-        self.admission = Admission(tunables.admission.limits())
-        self.batcher = Batcher(run, tunables.batching.limits(), cost=cost, observe=self.admission.observe)
+        self.metrics = metrics
+        self.admission = Admission(tunables.admission.limits(), refused=metrics.refused)
+        self.batcher = Batcher(run, tunables.batching.limits(), cost=cost, observe=self._ran)
+        metrics.queue(lambda: len(self.batcher))
         self._workers = workers
         # Its own pool: asyncio's default one has few threads in a replica, and others use it.
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
@@ -62,6 +67,7 @@ class Pipeline(Generic[Item, Result]):
             DeadlineExceeded: Admitted, but the block took longer than `admission.deadline_s`.
         """
         if self._closed:
+            self.metrics.refused("closing")
             raise _shutting_down()
         deadline_s = self.admission.limits.deadline_s
         with self.admission.enter(probe=probe) as place:
@@ -108,6 +114,10 @@ class Pipeline(Generic[Item, Result]):
             return await self.batcher.submit(item)
         except BatcherClosed:
             raise _shutting_down() from None
+
+    def _ran(self, run_s: float, size: int) -> None:
+        self.admission.observe(run_s, size)
+        self.metrics.batch(size, self.batcher.limits.max_size, run_s)
 
     def problems(self) -> list[str]:
         """Return what keeps this replica from answering; empty when it works."""

@@ -1,6 +1,7 @@
 """`/recommend`: one hop. The replica is the HTTP ingress and holds the factors."""
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,20 +12,23 @@ from ray.serve import Application
 from deployments.errors import InvalidValue
 from deployments.http import (
     JSON,
+    account,
     check_json,
     inference_headers,
     invalid,
-    is_probe,
     json_response,
     new_app,
     read_body,
 )
+from deployments.observer import Observer
 from deployments.pipeline import Pipeline
 from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
 from deployments.schemas import RecommendAnswer, RecommendBody, body_doc
 from deployments.settings import RecommendationArgs, RecommendationTunables, home
 from models.ratings import read_ratings
 from models.recommender import Query, Recommendation, Recommender, RecommenderSettings, UnknownItems
+from telemetry import providers, schema
+from telemetry.recommendation import RecommendationMetrics
 
 log = logging.getLogger("glasshouse.recommendation")
 
@@ -39,32 +43,66 @@ class RecommendationService(Service[RecommendationTunables]):
     Args:
         args: Ratings, model and device, fixed for the life of a replica.
         tunables: Limits, see `reconfigure`.
+        telemetry: Of this process; None records nothing.
     """
 
-    def __init__(self, args: RecommendationArgs, tunables: RecommendationTunables | None = None) -> None:
+    def __init__(
+        self,
+        args: RecommendationArgs,
+        tunables: RecommendationTunables | None = None,
+        telemetry: providers.Telemetry | None = None,
+    ) -> None:
         tunables = tunables or RecommendationTunables()
-        self.recommender = load_recommender(args)
-        self.pipeline = Pipeline[Query, Recommendation](self._recommend, tunables, workers=1)
-        super().__init__(self._build_app(), self.pipeline, tunables)
+        self.observer = Observer(schema.RECOMMENDATION, telemetry or providers.off())
+        self.recommender = self._load(args)
+        films = len(self.recommender.factors.item_factors)
+        self.metrics = RecommendationMetrics(self.observer.telemetry.instruments, films)
+        self.pipeline = Pipeline[Query, Recommendation](
+            self._recommend, tunables, self.observer.metrics, workers=1
+        )
+        super().__init__(self._build_app(), self.pipeline, tunables, self.observer)
 
     async def recommend(self, request: Request) -> Response:
         """Answer `POST /recommend`."""
         check_json(request)
-        async with self.pipeline.admit(probe=is_probe(request)) as place:
+        known = account(request)
+        async with self.pipeline.admit(probe=known.probe) as place:
             body = await read_body(request, self.tunables.max_body_bytes)
             place.uploaded()
-            query = self._query(body)
+            with known.stage("decode"):
+                asked = _parse(body)
+                known.source = asked.source
+                query = self._query(asked)
             found, timing = await self.pipeline.infer(query)
-        inference_id = new_inference_id()
-        content = self._answer(inference_id, query, found)
-        return json_response(content, headers=inference_headers(inference_id, timing))
+        known.ran(timing)
+        known.inference_id = new_inference_id()
+        with known.stage("post"):
+            content = self._answer(known.inference_id, query, found)
+            answer = json_response(content, headers=inference_headers(known.inference_id, timing))
+        if not known.probe:
+            self._record(query, found)
+        return answer
 
-    def _query(self, body: bytes) -> Query:
-        """Parse and check one request, alone, so that nothing in it can raise inside a batch."""
-        try:
-            asked = RecommendBody.model_validate_json(body)
-        except ValidationError as error:
-            raise invalid(error.errors()) from None
+    def _load(self, args: RecommendationArgs) -> Recommender:
+        began = time.monotonic()
+        recommender = load_recommender(args)
+        # The version is already a hash of all that decides the factors; there is no file of weights.
+        version = recommender.version
+        self.observer.metrics.model(MODEL_NAME, version, version, time.monotonic() - began)
+        return recommender
+
+    def _record(self, query: Query, found: Recommendation) -> None:
+        self.metrics.answered(
+            found.item_id.tolist(),
+            found.score.tolist(),
+            answered_by=found.answered_by,
+            ranked_movies=bool(query.ranked_movies),
+            # Popularity answers those, and only those, who have no ratings.
+            unknown_user=found.answered_by == "popularity",
+        )
+
+    def _query(self, asked: RecommendBody) -> Query:
+        """Check one request, alone, so that nothing in it can raise inside a batch."""
         query = Query(
             user_id=asked.user_id,
             n=asked.n,
@@ -97,7 +135,7 @@ class RecommendationService(Service[RecommendationTunables]):
         }
 
     def _build_app(self) -> FastAPI:
-        app = new_app("glasshouse recommendation", "Films for users.")
+        app = new_app("glasshouse recommendation", "Films for users.", self.observer)
 
         @app.post(
             "/",
@@ -109,6 +147,13 @@ class RecommendationService(Service[RecommendationTunables]):
             return await self.recommend(request)
 
         return app
+
+
+def _parse(body: bytes) -> RecommendBody:
+    try:
+        return RecommendBody.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid(error.errors()) from None
 
 
 def _unknown_items(error: UnknownItems) -> InvalidValue:
@@ -146,7 +191,7 @@ class RecommendationReplica(ServeReplica[RecommendationTunables]):
     tunables = RecommendationTunables
 
     def __init__(self, args: RecommendationArgs) -> None:
-        self.service = RecommendationService(args)
+        self.service = RecommendationService(args, telemetry=self.start_telemetry(schema.RECOMMENDATION))
 
 
 def build(args: RecommendationArgs) -> Application:

@@ -1,6 +1,7 @@
 """What a replica of either application does besides answering: resources, health, reconfiguration."""
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,12 +13,17 @@ from uuid_utils import uuid7
 
 from deployments.errors import Unavailable
 from deployments.http import json_response
+from deployments.observer import Observer
 from deployments.pipeline import RESTART_S, Pipeline
 from deployments.settings import CHECKOUT, Replica, Tunables
 from models import artifacts
 from models.device import DeviceError
+from telemetry import providers, schema
 
 Tuned = TypeVar("Tuned", bound=Tunables)
+
+LOGGER = "glasshouse"  # every logger of ours is below it
+VERSION = installed_version("glasshouse")
 
 
 def actor_options(args: Replica) -> dict[str, float]:
@@ -69,17 +75,22 @@ class Service(Generic[Tuned]):
         app: The routes; `/healthz` is added here.
         pipeline: What the routes put their requests through.
         tunables: Limits in force, see `reconfigure`.
+        observer: Records what becomes of requests.
     """
 
-    def __init__(self, app: FastAPI, pipeline: Pipeline[Any, Any], tunables: Tuned) -> None:
+    def __init__(
+        self, app: FastAPI, pipeline: Pipeline[Any, Any], tunables: Tuned, observer: Observer
+    ) -> None:
         self.app = app
-        self.tunables = tunables
+        self.observer = observer
         self._pipeline = pipeline
+        self.reconfigure(tunables)
         app.add_api_route("/healthz", self.healthz, summary="Does this replica work?")
 
     def reconfigure(self, tunables: Tuned) -> None:
         """Apply new limits to every request from now on; nothing restarts."""
         self.tunables = tunables
+        self.observer.slow_s = tunables.slow_s
         self._pipeline.reconfigure(tunables)
 
     def problems(self) -> list[str]:
@@ -105,13 +116,27 @@ class ServeReplica(Generic[Tuned]):
 
     service: Service[Tuned]
     tunables: type[Tuned]
+    telemetry: providers.Telemetry
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Give Serve the ASGI application; it asks after the constructor."""
         return self.service.app
 
+    def start_telemetry(self, service: str) -> providers.Telemetry:
+        """Start this process's telemetry, before anything else is built; `__del__` ends it.
+
+        Args:
+            service: `service.name`.
+        """
+        self.telemetry = providers.start(service, version=VERSION, attributes=_identity())
+        self.telemetry.attach(LOGGER)
+        self.telemetry.instruments.observe(schema.EXPECTED_REPLICAS, lambda: [(_expected_replicas(), {})])
+        return self.telemetry
+
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Apply a changed `user_config`; unknown keys and bad values raise, by name."""
+        # Serve clears the handlers of loggers when its own logging configuration changes.
+        self.telemetry.attach(LOGGER)
         self.service.reconfigure(self.tunables.model_validate(user_config or {}))
 
     def check_health(self) -> None:
@@ -123,6 +148,27 @@ class ServeReplica(Generic[Tuned]):
         """Close what the constructor opened; Serve's only shutdown hook, run after half a start too."""
         if hasattr(self, "service"):
             self.service.close()
+        if hasattr(self, "telemetry"):
+            self.telemetry.shutdown()
+
+
+def _identity() -> dict[str, str]:
+    """Return who this replica is, as resource attributes."""
+    replica = serve.get_replica_context()
+    return {
+        "ray.application": replica.app_name,
+        "ray.deployment": replica.deployment,
+        "ray.replica.id": replica.replica_tag,
+        "ray.node.id": ray.get_runtime_context().get_node_id(),
+    }
+
+
+def _expected_replicas() -> int:
+    """Return how many replicas the configuration asks for at least."""
+    # Serve tells a replica its world size, which autoscaling moves; the minimum has no public name.
+    config = serve.get_replica_context()._deployment_config
+    scaling = config.autoscaling_config
+    return int(scaling.min_replicas if scaling else config.num_replicas or 1)
 
 
 def bind(replica: type[ServeReplica[Any]], args: Replica, *, name: str) -> Application:

@@ -58,6 +58,7 @@ class Tunables(Settings):
     batching: Batching = Batching()
     admission: Admitting = Admitting()
     stuck_s: Positive = Field(60.0, description="a batch running for longer makes the replica unhealthy")
+    slow_s: Positive = Field(2.0, description="an answer that took longer is a warning in the log")
     max_body_bytes: Count = Field(1_000_000, description="a longer body is answered with 413")
 
 

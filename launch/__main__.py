@@ -1,12 +1,20 @@
-"""`python -m launch`: fetch, start, deploy, say where it is, and end it all at Ctrl-C."""
+"""`python -m launch`: fetch, start, deploy, say where it is, and end it all at Ctrl-C.
+
+The telemetry pipeline comes up beside the applications; `GLASSHOUSE_TELEMETRY=off` leaves it out.
+"""
 
 import argparse
+import contextlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,10 +24,15 @@ import yaml
 from deployments.config_file import problems
 from deployments.preflight import fetch_and_check
 from deployments.settings import CHECKOUT, home
+from launch.backends import Backends
 from launch.deploy import DeployFailed, deploy
-from launch.ports import Ports, PortTaken
-from launch.ray_head import RayHead, StartFailed
+from launch.dotenv import BadSetting
+from launch.pipeline import Pipeline
+from launch.ports import BackendPorts, Ports, PortTaken
+from launch.processes import StartFailed
+from launch.ray_head import RayHead
 from models import artifacts
+from telemetry.otlp import Mode, OtlpSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,10 +41,18 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = _read_config(options.config)
         ports = _ports(config, options.free_ports)
+        backend_ports = _backend_ports(options.free_ports)
         if found := fetch_and_check(config, _say):
             raise _BadConfig(f"{options.config.name} is wrong:\n  " + "\n  ".join(found))
-        return _serve(config, ports, _stop_at_signals())
-    except (artifacts.ArtifactError, PortTaken, StartFailed, _BadConfig) as error:
+        stop = _stop_at_signals()
+        if backend_ports is None:
+            return _serve(config, RayHead(home() / "run", ports), None, stop)
+        with _state(options.free_ports) as folder:
+            environ = {name: os.environ.get(name) or value for name, value in backend_ports.environ.items()}
+            head = RayHead(home() / "run", ports, environ=environ)
+            make = partial(_backends, head, backend_ports, folder)
+            return _serve(config, head, Pipeline(make, _say, stop), stop)
+    except (artifacts.ArtifactError, PortTaken, StartFailed, BadSetting, _BadConfig) as error:
         _say(f"failed: {error}")
         return 1
     except KeyboardInterrupt:
@@ -76,6 +97,43 @@ def _ports(config: dict[str, Any], free: bool) -> Ports:
     return ports
 
 
+def _backend_ports(free: bool) -> BackendPorts | None:
+    """Return who of the telemetry pipeline listens where; None where telemetry is switched off."""
+    try:
+        if OtlpSettings.read(os.environ).mode is Mode.OFF:
+            return None
+    except ValueError as error:
+        raise _BadConfig(str(error)) from None
+    ports = BackendPorts.free() if free else BackendPorts.read()
+    ports.check()
+    return ports
+
+
+@contextlib.contextmanager
+def _state(free: bool) -> Iterator[Path]:
+    """Give the backends a folder: the usual one, or one of their own beside another glasshouse."""
+    if not free:
+        yield home() / "telemetry"
+        return
+    folder = Path(tempfile.mkdtemp(prefix="gh-telemetry-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _backends(head: RayHead, ports: BackendPorts, folder: Path, programs: dict[str, Path]) -> Backends:
+    return Backends(
+        folder,
+        ports,
+        programs,
+        ray_temp=head.temp,
+        serve_port=head.ports.serve,
+        haproxy_metrics_port=head.ports.haproxy_metrics,
+        logs=home() / "logs",
+    )
+
+
 def _stop_at_signals() -> threading.Event:
     """From here on Ctrl-C and SIGTERM end everything in order."""
     stop = threading.Event()
@@ -91,31 +149,42 @@ def _stop_at_signals() -> threading.Event:
     return stop
 
 
-def _serve(config: dict[str, Any], ports: Ports, stop: threading.Event) -> int:
-    head = RayHead(home() / "run", ports)
+def _serve(config: dict[str, Any], head: RayHead, pipeline: Pipeline | None, stop: threading.Event) -> int:
     failed = True
     try:
+        if pipeline is not None:
+            pipeline.start()
         _say("Ray starts (about 30 s)")
         head.start(stop)
         if not stop.is_set():
             deploy(head, config, note=_say, stop=stop)
         if not stop.is_set():
             _say_where(head, config)
-        failed = _watch(head, stop)
+        failed = _watch(head, pipeline, stop)
     except DeployFailed as error:
         _say(f"failed: {error}")
     finally:
+        stop.set()
         head.stop(_say, keep_logs=failed)
+        if pipeline is not None:
+            pipeline.end()
         _say("stopped")
     return 1 if failed else 0
 
 
-def _watch(head: RayHead, stop: threading.Event) -> bool:
-    """Wait for the signal; tell whether Ray ended before it."""
+def _watch(head: RayHead, pipeline: Pipeline | None, stop: threading.Event) -> bool:
+    """Wait for the signal; tell whether something ended before it."""
+    said = pipeline is None
     while not stop.wait(1):
         if not head.alive():
             _say(f"failed: Ray ended by itself; see {head.folder / 'ray-head.log'}")
             return True
+        if pipeline is not None and (failure := pipeline.failure()):
+            _say(f"failed: {failure}")
+            return True
+        if pipeline is not None and not said and pipeline.up():
+            said = True
+            _say("\n".join(["telemetry is up.", *(f"  {line}" for line in pipeline.where())]))
     return False
 
 
@@ -124,7 +193,7 @@ def _say_where(head: RayHead, config: dict[str, Any]) -> None:
     _say(
         "\n".join(
             [
-                "everything is up. Ctrl-C ends it.",
+                "both applications answer. Ctrl-C ends everything.",
                 *lines,
                 f"  {head.dashboard_url}  Ray dashboard; it asks for the token in {head.token_path}",
             ]

@@ -2,11 +2,13 @@
 
 import os
 import platform
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch import dotenv
+from launch import dotenv, programs
 from launch.dotenv import PIPELINE
 from launch.ports import LOOPBACK, BackendPorts
 
@@ -50,14 +52,30 @@ class Program:
     cwd: Path | None = None
 
 
-def find(environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
-    """Return the programs in the folder that `GLASSHOUSE_PROGRAMS` names, by name.
+def tell(line: str) -> None:
+    """Write a line to standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def find(
+    environ: Mapping[str, str] = os.environ,
+    *,
+    progress: Callable[[str], None] = tell,
+    stop: threading.Event | None = None,
+) -> dict[str, Path]:
+    """Return the programs by name: those in the folder that `GLASSHOUSE_PROGRAMS` names, else installed ones.
+
+    Args:
+        environ: Where that variable may be set.
+        progress: Told how an installation goes, one line a call; standard error where not given.
+        stop: Set by anybody to end an installation.
 
     Raises:
-        BadSetting: It names none, or the folder lacks one; says which.
+        BadSetting: The folder lacks one; says which.
+        ProgramError, Stopped: As `launch.programs.install`.
     """
     if not (text := environ.get(PROGRAMS, "")):
-        raise dotenv.BadSetting(f"{PROGRAMS} must name the folder of the telemetry programs.")
+        return programs.install_all(progress=progress, environ=environ, stop=stop)
     found = {name: Path(text) / name for name in (*NAMES, "promtool")}
     if missing := sorted(name for name, path in found.items() if not path.exists()):
         raise dotenv.BadSetting(f"{PROGRAMS}={text} lacks {', '.join(missing)}.")
@@ -100,13 +118,13 @@ def settings(
 
 
 def describe(
-    folder: Path, ports: BackendPorts, programs: Mapping[str, Path], values: Mapping[str, str]
+    folder: Path, ports: BackendPorts, paths: Mapping[str, Path], values: Mapping[str, str]
 ) -> dict[str, Program]:
     """Return how each program is started, by its name, in the order of `NAMES`."""
     urls = ports.urls
 
     def command(name: str, *flags: str) -> list[str]:
-        return [str(programs[name]), *flags]
+        return [str(paths[name]), *flags]
 
     return {
         "loki": Program(

@@ -20,6 +20,7 @@ from launch.backend_programs import COLLECTOR, NAMES, STORES, Program
 from launch.dotenv import PIPELINE
 from launch.ports import LOOPBACK, BackendPorts
 from launch.processes import ProcessTree, StartFailed
+from launch.programs import ProgramError
 
 START_TIMEOUT_S = 60.0
 DRAIN_S = 3.0  # for what the collector can still deliver; the rest waits on disk
@@ -198,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.parse_args(arguments)
     try:
         found = backend_check.problems(backend_programs.find())
-    except dotenv.BadSetting as error:
+    except (dotenv.BadSetting, ProgramError) as error:
         found = [str(error)]
     for problem in found:
         print(problem, file=sys.stderr)

@@ -1,6 +1,7 @@
 """`python -m launch.leash PROGRAM ARGUMENT…`: become PROGRAM, and be ended when the parent is.
 
 A separate program, because code between fork and exec is unsafe in a process with threads.
+"The parent" is the thread that started it: the kernel's rule, so that thread must live on.
 """
 
 import ctypes

@@ -193,18 +193,19 @@ class Wheel:
         return folder
 
 
-def download(url: str, target: Path, say: Callable[[str], None]) -> None:
+def download(url: str, target: Path, say: Callable[[str], None], stop: threading.Event | None = None) -> None:
     """Write what `url` (http or https) answers to `target`, telling of every tenth; one try, bounded in time.
 
     Raises:
-        ArtifactError: no connection within 10 s, an error status, silence of 10 s, or a short answer.
+        ArtifactError: no connection within 10 s, an error status, silence of 10 s, a short answer, or
+            `stop` was set.
     """
     _check_reachable(url)
     say(f"downloading {url}")
     try:
         with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as answer:  # noqa: S310 - scheme checked above
             size = int(answer.headers.get("Content-Length") or 0)
-            _save(answer.read, size, target, say)
+            _save(answer.read, size, target, say, stop or threading.Event())
     except (OSError, ValueError) as error:
         # URLError, HTTPError and timeouts are all OSErrors; ValueError is a length that is no number.
         raise ArtifactError(f"download failed: {error}") from error
@@ -254,10 +255,14 @@ def _resolve(host: str, answers: list[object]) -> None:
         answers.append(error)
 
 
-def _save(read: Callable[[int], bytes], size: int, target: Path, say: Callable[[str], None]) -> None:
+def _save(
+    read: Callable[[int], bytes], size: int, target: Path, say: Callable[[str], None], stop: threading.Event
+) -> None:
     done, told = 0, 0
     with target.open("wb") as file:
         while block := read(_BLOCK_BYTES):
+            if stop.is_set():
+                raise ArtifactError("download stopped: it was asked to")
             file.write(block)
             done += len(block)
             if size and done * 10 // size > told:

@@ -59,7 +59,8 @@ class Detector:
 
     Attributes:
         name: Of the weights, without folder and suffix.
-        version: First 12 hexadecimal digits of the weights' sha256.
+        sha256: Of the weights; of a folder, over its files' names and contents.
+        version: Its first 12 hexadecimal digits.
         class_names: Name of each class id.
         device: Where it runs.
         precision: `fp32`, `bf16` or `fp16`.
@@ -85,7 +86,8 @@ class Detector:
         if not weights.exists():
             raise WeightsError(f"{weights} does not exist: give the path of a YOLO checkpoint or export.")
         self.name = weights.stem
-        self.version = _sha256(weights)[:12]
+        self.sha256 = _sha256(weights)
+        self.version = self.sha256[:12]
         self.device = resolve_device(device)
         self.image_size = image_size
         self._threads = threads or usable_cores()

@@ -172,6 +172,11 @@ def start(
         return running
 
 
+def off() -> Telemetry:
+    """Return a telemetry that records nothing: where it is switched off, and for services without Serve."""
+    return Telemetry(Instruments(metrics.NoOpMeterProvider().get_meter(METER)), None)
+
+
 def describe(service: str, version: str, instance_id: str | None, more: Mapping[str, str]) -> Resource:
     """Return who this process says it is; what the environment says (`OTEL_RESOURCE_ATTRIBUTES`) is kept."""
     ours: dict[str, str | int] = {
@@ -202,7 +207,7 @@ def build(
         readers: More readers of the metrics, for tests.
     """
     if settings.mode is Mode.OFF:
-        return Telemetry(Instruments(metrics.NoOpMeterProvider().get_meter(METER)), None)
+        return off()
     exporter = MetricExporter(settings.metrics_url, **settings.common())
     reader = PeriodicExportingMetricReader(
         exporter,

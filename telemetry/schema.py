@@ -123,6 +123,7 @@ EXPECTED_REPLICAS = Metric(
     "{replica}",
     "Replicas that the configuration asks for at least.",
     services=SERVING,
+    observed=True,
 )
 MODEL_INFO = Metric(
     "model.info",

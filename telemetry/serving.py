@@ -57,11 +57,6 @@ class ServingMetrics:
         self._instruments.series(schema.MODEL_INFO, labels).put(1)
         self._instruments.series(schema.MODEL_LOAD).put(load_s)
 
-    @guarded
-    def expected_replicas(self, count: int) -> None:
-        """Say how many replicas the configuration asks for at least."""
-        self._instruments.series(schema.EXPECTED_REPLICAS).put(count)
-
     def queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth at each export; `depth` is called on the exporter's thread. Once."""
         self._instruments.observe(schema.QUEUE_DEPTH, lambda: [(depth(), {})])

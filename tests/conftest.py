@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 
+from launch.ports import BackendPorts
 from tests.cluster import Cluster
 from tests.pipeline import Pipeline, Process
 
@@ -24,14 +25,35 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster, None, None]:
+def backend_ports() -> BackendPorts:
+    """Where the pipeline that watches the cluster will listen."""
+    return BackendPorts.free()
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, backend_ports: BackendPorts
+) -> Generator[Cluster, None, None]:
     """The one cluster of this run, with both applications; a test that redeploys puts things back."""
-    running = Cluster(tmp_path_factory.mktemp("glasshouse"))
+    running = Cluster(tmp_path_factory.mktemp("glasshouse"), backend_ports.environ)
     try:
         running.start()
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def watched(
+    tmp_path_factory: pytest.TempPathFactory, cluster: Cluster, backend_ports: BackendPorts
+) -> Generator[Pipeline, None, None]:
+    """The pipeline that watches the cluster; it comes later, and what was written before waits for it."""
+    running = Pipeline(tmp_path_factory.mktemp("watched"), beside=cluster.head, ports=backend_ports)
+    try:
+        running.backends.start()
+        yield running
+    finally:
+        running.backends.stop()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 from launch import backend_programs
 from launch.backends import Backends
 from launch.ports import BackendPorts
+from launch.ray_head import RayHead
 from telemetry.otlp import OtlpSettings
 from telemetry.providers import Telemetry, build, describe
 
@@ -47,19 +48,23 @@ class Pipeline:
 
     Args:
         folder: Where state and logs are kept, and where Ray's files are to be written.
+        beside: A Ray cluster to watch.
+        ports: Where they listen; free ones where not given.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.ray = folder / "ray"
-        self.ray.mkdir()
+    def __init__(
+        self, folder: Path, *, beside: RayHead | None = None, ports: BackendPorts | None = None
+    ) -> None:
         self.logs = folder / "logs"
+        self.ray = beside.temp if beside else folder / "ray"
+        self.ray.mkdir(exist_ok=True)
         self.backends = Backends(
             folder / "telemetry",
-            BackendPorts.free(),
+            ports or BackendPorts.free(),
             backend_programs.find(),
             ray_temp=self.ray,
-            serve_port=NOBODY,
-            haproxy_metrics_port=NOBODY,
+            serve_port=beside.ports.serve if beside else NOBODY,
+            haproxy_metrics_port=beside.ports.haproxy_metrics if beside else NOBODY,
             logs=self.logs,
         )
 
@@ -67,6 +72,12 @@ class Pipeline:
         """Ask Prometheus now; return the series of the answer."""
         url = f"{self.backends.urls['prometheus']}/api/v1/query"
         return list(get(url, query=query)["data"]["result"])
+
+    def exemplar_traces(self, query: str) -> set[str]:
+        """Return the trace ids that the exemplars of these series carry."""
+        url = f"{self.backends.urls['prometheus']}/api/v1/query_exemplars"
+        found = get(url, query=query, start="0", end="9999999999")["data"]
+        return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
 
     def value(self, query: str) -> float:
         """Return the only value of the answer; -1 where there is none."""

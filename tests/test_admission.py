@@ -16,24 +16,27 @@ def fill(admission: Admission, stack: ExitStack, count: int) -> None:
 
 def test_refuses_when_the_queue_is_full() -> None:
     """One more than `max_waiting` is refused and counted; a place given back is free again."""
-    admission = Admission(AdmissionLimits(max_waiting=3))
+    refused: list[str] = []
+    admission = Admission(AdmissionLimits(max_waiting=3), refused=refused.append)
     with ExitStack() as stack:
         fill(admission, stack, 3)
         with pytest.raises(Overloaded, match="3 requests are inside"), admission.enter():
             pass
     with admission.enter() as place:
         place.uploaded()
-        assert (admission.inside, admission.refused) == (1, 1)
+        assert (admission.inside, refused) == (1, ["full"])
 
 
 def test_refuses_when_the_answer_would_be_late() -> None:
     """The queue may use half of the deadline: at 0.1 s each and 2 s, ten wait and no more than one more."""
-    admission = Admission(AdmissionLimits(deadline_s=2))
+    refused: list[str] = []
+    admission = Admission(AdmissionLimits(deadline_s=2), refused=refused.append)
     admission.observe(run_s=0.8, size=8)
     with ExitStack() as stack:
         fill(admission, stack, 11)
         with pytest.raises(Overloaded, match=r"would take 1\.1 s of the 2 s"):
             fill(admission, stack, 1)
+    assert refused == ["late"]
 
 
 def test_retry_after_is_when_half_of_the_queue_is_gone() -> None:
@@ -76,7 +79,7 @@ def test_slow_uploads_keep_nobody_out() -> None:
             stack.enter_context(admission.enter())
         with admission.enter() as place:
             place.uploaded()
-            assert (admission.inside, admission.uploading, admission.refused) == (1, 20, 0)
+            assert (admission.inside, admission.uploading) == (1, 20)
 
 
 def test_uploads_are_bounded_too() -> None:

@@ -15,7 +15,7 @@ from telemetry.detection import DetectionMetrics
 from telemetry.metric import Metric
 from telemetry.schema import prometheus_name
 from telemetry.serving import ServingMetrics
-from tests.pipeline import Pipeline, Process, get
+from tests.pipeline import Pipeline, Process
 from tests.poll import poll_until
 
 Begin = Callable[..., Process]
@@ -54,13 +54,7 @@ def test_a_histogram_leads_to_its_lines(pipeline: Pipeline, process: Begin) -> N
     series = f'{prometheus_name(schema.STAGE_DURATION)}{{job="glasshouse/{running.service}"}}'
     poll_until(lambda: pipeline.value(f"sum(histogram_count({series}))") == 1, "the histogram")
     assert pipeline.value(f"sum(histogram_sum({series}))") == 0.25
-
-    def exemplars() -> list[str]:
-        url = f"{pipeline.backends.urls['prometheus']}/api/v1/query_exemplars"
-        found = get(url, query=series, start="0", end="9999999999")["data"]
-        return [one["labels"]["trace_id"] for each in found for one in each["exemplars"]]
-
-    trace = poll_until(exemplars, "an exemplar")[0]
+    (trace,) = poll_until(lambda: pipeline.exemplar_traces(series), "an exemplar")
     query = f'{{service_name="{running.service}"}} | trace_id="{trace}"'
     (line,) = poll_until(lambda: pipeline.lines(query), "the line of that trace")
     assert line.body == "slow"
@@ -166,7 +160,7 @@ def sent(running: Process) -> list[Metric]:
     serving.stages({"inference": 0.1})
     serving.batch(4, 16, 0.2)
     serving.model("yolov8n", "8.4", "0" * 64, 1.5)
-    serving.expected_replicas(2)
+    running.telemetry.instruments.observe(schema.EXPECTED_REPLICAS, lambda: [(2, {})])
     serving.queue(lambda: 3)
     DetectionMetrics(running.telemetry.instruments, ["cat"]).answered(["cat"], [0.9])
     return [

@@ -12,11 +12,13 @@ from fastapi import FastAPI, Query, Request, Response
 
 from deployments.errors import Overloaded
 from deployments.http import json_response, new_app, read_body
+from deployments.observer import Observer
+from telemetry.providers import off
 
 
 def tiny_app() -> FastAPI:
     """Return an application of ours with one route for each way to end."""
-    app = new_app("tiny", "for tests")
+    app = new_app("tiny", "for tests", Observer("tiny", off()))
 
     @app.post("/")
     async def count(request: Request) -> Response:

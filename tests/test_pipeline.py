@@ -10,6 +10,10 @@ import pytest
 from deployments.errors import DeadlineExceeded, Overloaded, Unavailable
 from deployments.pipeline import Pipeline
 from deployments.settings import Admitting, Batching, Tunables
+from telemetry.providers import off
+from telemetry.serving import ServingMetrics
+
+SILENT = ServingMetrics(off().instruments)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -26,7 +30,7 @@ def slow_pipeline(device_s: float, deadline_s: float) -> Pipeline[int, int]:
         return items
 
     admission = Admitting(max_waiting=64, deadline_s=deadline_s)
-    return Pipeline[int, int](model, Tunables(batching=Batching(max_size=4), admission=admission))
+    return Pipeline[int, int](model, Tunables(batching=Batching(max_size=4), admission=admission), SILENT)
 
 
 async def ask(pipeline: Pipeline[int, int], number: int) -> int:
@@ -75,7 +79,7 @@ def test_a_time_out_of_the_models_own_is_no_deadline() -> None:
         raise TimeoutError("a socket of the model's")
 
     async def test() -> None:
-        pipeline = Pipeline[int, int](model, Tunables())
+        pipeline = Pipeline[int, int](model, Tunables(), SILENT)
         with pytest.raises(TimeoutError, match="a socket"):
             await ask(pipeline, 1)
         pipeline.close()

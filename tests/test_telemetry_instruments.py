@@ -29,7 +29,7 @@ def record_everything(box: Bench) -> None:
     serving.error("not_an_image")
     serving.refused("full")
     serving.model("yolov8n", "8.4", "f59b", 1.5)
-    serving.expected_replicas(2)
+    box.instruments.observe(schema.EXPECTED_REPLICAS, lambda: [(2, {})])
     serving.queue(lambda: 4)
     DetectionMetrics(box.instruments, ["cat"]).answered(["cat"], [0.9])
     recommendation = RecommendationMetrics(box.instruments, 4)

@@ -1,0 +1,249 @@
+"""What is recorded of a request: its one line, its errors, its stages, all under one trace id."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request, Response
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from deployments.batcher import BatchTiming
+from deployments.errors import DeadlineExceeded, GlasshouseError, InvalidValue, Overloaded, Unavailable
+from deployments.http import account, json_response, new_app, read_body
+from deployments.observer import Observer
+from telemetry import schema
+from telemetry.otlp import OtlpSettings
+from telemetry.providers import build, describe, off
+from tests.otlp_receiver import Receiver
+from tests.poll import poll_until
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+PROBE = {"X-Glasshouse-Probe": "test"}
+ERRORS: dict[str, GlasshouseError] = {
+    "refused": Overloaded("Full.", retry_after_s=1),
+    "invalid": InvalidValue("No."),
+    "late": DeadlineExceeded("Late."),
+    "unavailable": Unavailable("Closing.", retry_after_s=1),
+}
+
+
+class Observed:
+    """A tiny application whose telemetry goes to a real receiver, and to a reader in memory."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+        environ = {
+            "GLASSHOUSE_TELEMETRY": "strict",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BLRP_SCHEDULE_DELAY": "20",
+        }
+        self.reader = InMemoryMetricReader()
+        resource = describe("detection", "1", "replica-1", {})
+        self.telemetry = build(OtlpSettings.read(environ), resource, environ, readers=(self.reader,))
+        self.telemetry.attach("glasshouse")
+        self.observer = Observer("detection", self.telemetry)
+        self.app = tiny_app(self.observer)
+
+    def call(self, path: str = "/", **options: Any) -> httpx.Response:
+        """POST to the application, mounted at /detect."""
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, root_path="/detect")
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.post(f"/detect{path}", **options)
+
+        return asyncio.run(send())
+
+    def lines(self, count: int) -> list[tuple[Any, dict[str, Any]]]:
+        """Return so many request lines, once they are there: the OTLP record and its attributes."""
+        poll_until(lambda: len(self._found()) >= count, f"{count} lines")
+        return self._found()
+
+    def _found(self) -> list[tuple[Any, dict[str, Any]]]:
+        found = [(line, attributes(line)) for line in self.receiver.lines()]
+        return [(line, fields) for line, fields in found if "outcome" in fields]
+
+    def points(self, *names: str) -> list[Any]:
+        """Return the points of these metrics; exemplars are there at the first look only."""
+        data = self.reader.get_metrics_data()
+        metrics = [
+            metric
+            for resource in (data.resource_metrics if data else [])
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+        return [point for metric in metrics if metric.name in names for point in metric.data.data_points]
+
+    def count(self, name: str, **labels: str) -> int:
+        """Return a counter's value, or a histogram's count, over the series with these labels."""
+        dotted = {name.replace("_", "."): text for name, text in labels.items()}.items()
+        points = [point for point in self.points(name) if dotted <= dict(point.attributes).items()]
+        return sum(point.count if hasattr(point, "count") else point.value for point in points)
+
+
+def attributes(line: Any) -> dict[str, Any]:
+    """Return the attributes of an OTLP line."""
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in line.attributes}
+
+
+def tiny_app(observer: Observer) -> FastAPI:
+    """Return an application of ours with one route for each way to end."""
+    app = new_app("tiny", "for tests", observer)
+
+    @app.post("/")
+    async def answered(request: Request) -> Response:
+        known = account(request)
+        with known.stage("decode"):
+            await read_body(request, 1000)
+        known.ran(BatchTiming(wait_s=0.001, run_s=0.002, size=3))
+        known.inference_id, known.source = "0197", "gate-7"
+        logging.getLogger("glasshouse.tiny").info("inside")
+        return json_response({})
+
+    @app.post("/broken")
+    async def broken() -> Response:
+        raise KeyError("a secret")
+
+    @app.post("/healthz")
+    async def healthz(request: Request) -> Response:
+        if await request.body():
+            raise Unavailable("Sick.", retry_after_s=1, code="unhealthy")
+        return json_response({})
+
+    @app.post("/{outcome}")
+    async def ended(outcome: str) -> Response:
+        raise ERRORS[outcome]
+
+    return app
+
+
+@pytest.fixture
+def observed() -> Iterator[Observed]:
+    """The application; its telemetry ends with the test."""
+    receiver = Receiver()
+    receiver.up()
+    made = Observed(receiver)
+    yield made
+    made.telemetry.shutdown(1)
+    receiver.down()
+
+
+def test_one_line_a_request(observed: Observed) -> None:
+    """An answered request leaves one line: ids, application, outcome, latency, stages, batch, source."""
+    observed.call(content=b"x", headers={"X-Request-ID": "r1", **PARENT})
+    ((line, fields),) = observed.lines(1)
+    latency = fields.pop("latency_ms")
+    stages = {name: fields.pop(f"{name}_ms") for name in ("decode", "queue", "inference")}
+    assert fields == {
+        "request_id": "r1",
+        "inference_id": "0197",
+        "application": "detection",
+        "outcome": "answered",
+        "status": 200,
+        "source": "gate-7",
+        "batch_size": 3,
+    }
+    assert latency >= stages["decode"] > 0 and (stages["queue"], stages["inference"]) == (1, 2)
+    assert line.trace_id.hex() == TRACE
+    assert line.severity_text == "INFO"
+
+
+def test_the_duration_leads_to_the_line(observed: Observed) -> None:
+    """The exemplars of the request's and of its stages' duration carry the trace id of its line."""
+    observed.call(content=b"x", headers=PARENT)
+    observed.lines(1)
+    points = observed.points(schema.HTTP_DURATION.name, schema.STAGE_DURATION.name)
+    traces = [f"{exemplar.trace_id:032x}" for point in points for exemplar in point.exemplars]
+    assert traces == [TRACE] * 4  # the whole, and three stages
+
+
+def test_lines_in_between_carry_the_request_id(observed: Observed) -> None:
+    """What a handler logs by itself has the request id and the trace id of its request."""
+    observed.call(content=b"x", headers={"X-Request-ID": "r1", **PARENT})
+    observed.lines(1)
+    (inside,) = [line for line in observed.receiver.lines() if line.body.string_value == "inside"]
+    assert (attributes(inside)["request_id"], inside.trace_id.hex()) == ("r1", TRACE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level", "code"),
+    [
+        ("refused", "WARN", "overloaded"),
+        ("invalid", "INFO", "invalid_value"),
+        ("late", "WARN", "deadline_exceeded"),
+        ("unavailable", "WARN", "unavailable"),
+    ],
+)
+def test_each_way_to_end(observed: Observed, outcome: str, level: str, code: str) -> None:
+    """A request that was not answered says how it ended, and its error is counted by code."""
+    observed.call(f"/{outcome}")
+    ((line, fields),) = observed.lines(1)
+    assert (fields["outcome"], fields["error_code"], line.severity_text) == (outcome, code, level)
+    assert observed.count(schema.ERRORS.name, error_type=code) == 1
+    assert observed.count(schema.STAGE_DURATION.name) == 0
+
+
+def test_our_own_failure(observed: Observed) -> None:
+    """An exception nobody expected is one line with the traceback, one request line, one error counted."""
+    answer = observed.call("/broken", headers={"X-Request-ID": "r1"})
+    assert (answer.status_code, answer.json()["error"]["request_id"]) == (500, "r1")
+    ((line, fields),) = observed.lines(1)
+    assert (fields["outcome"], fields["error_code"], line.severity_text) == (
+        "failed",
+        "internal_error",
+        "ERROR",
+    )
+    poll_until(lambda: "a request failed" in observed.receiver.bodies(), "the traceback's line")
+    assert observed.count(schema.ERRORS.name, error_type="internal_error") == 1
+
+
+def test_a_slow_answer_is_a_warning(observed: Observed) -> None:
+    """An answer that took longer than `slow_s` is a warning."""
+    observed.observer.slow_s = 0.0
+    observed.call(content=b"x")
+    ((line, fields),) = observed.lines(1)
+    assert (fields["outcome"], line.severity_text) == ("answered", "WARN")
+
+
+def test_a_probe_leaves_a_line_and_no_count(observed: Observed) -> None:
+    """A probe has its line, tagged, with the trace id it came with, and is in no metric."""
+    observed.call(content=b"x", headers={**PROBE, **PARENT})
+    observed.call("/refused", headers=PROBE)
+    (line, fields), (_, refused) = observed.lines(2)
+    assert fields["probe"] and refused["probe"]
+    assert line.trace_id.hex() == TRACE
+    for metric in (schema.HTTP_DURATION, schema.STAGE_DURATION, schema.ERRORS):
+        assert observed.count(metric.name) == 0, metric.name
+
+
+def test_only_a_bad_health_check_is_told(observed: Observed) -> None:
+    """A look at `healthz` leaves nothing while all is well, and a line when it is not."""
+    observed.call("/healthz")
+    observed.call("/healthz", content=b"be ill")
+    ((_, fields),) = observed.lines(1)
+    assert (fields["outcome"], fields["error_code"]) == ("unavailable", "unhealthy")
+    assert observed.count(schema.HTTP_DURATION.name) == 0
+
+
+def test_a_request_without_an_id_gets_one(observed: Observed) -> None:
+    """Where nobody gave a request id, the answer and the line carry the same one."""
+    answer = observed.call("/refused")
+    ((_, fields),) = observed.lines(1)
+    assert answer.json()["error"]["request_id"] == fields["request_id"]
+
+
+def test_off_means_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """With telemetry off an application answers the same and writes no line."""
+    app = tiny_app(Observer("detection", off()))
+
+    async def send() -> int:
+        transport = httpx.ASGITransport(app, root_path="/detect")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return (await client.post("/detect/refused")).status_code
+
+    assert asyncio.run(send()) == 429
+    assert "refused" not in capfd.readouterr().err
