@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
@@ -301,8 +302,24 @@ def test_rotation(pipeline: Pipeline, session: Session) -> None:
     assert found == sorted(f"{name} {number}." for number in range(60))
 
 
-def test_nothing_is_refused(pipeline: Pipeline) -> None:
-    """After all of the above, neither Loki nor Prometheus has refused anything."""
+def test_what_is_read_twice_is_kept_once(pipeline: Pipeline, session: Session) -> None:
+    """A collector that has forgotten how far it was reads all again, and Loki keeps one of each line."""
+    name = session.name
+    lines = [serve_line(f"{name} {number}.", "controller") for number in range(50)]
+    session.write("serve/controller_4.log", *lines)
+    poll_until(lambda: len(arrived(pipeline, name)) == 50, "the lines")
+    pipeline.backends.kill("otelcol")
+    shutil.rmtree(pipeline.backends.folder / "otelcol" / "offsets")
+    pipeline.backends.start_one("otelcol")
+    session.write("serve/controller_4.log", serve_line(f"{name} after", "controller"))
+    poll_until(lambda: arrived(pipeline, f"{name} after"), "the line after")
+    assert len(arrived(pipeline, name)) == 51
+
+
+def test_nothing_is_refused(pipeline: Pipeline, session: Session) -> None:
+    """Neither Loki nor Prometheus refuses anything, not even what is left of lines that are all left out."""
+    session.write("worker-7a08-01000000-4.err", *our_lines(session.name))
+    time.sleep(2.5)  # the collector looks every second, and its queue waits one more for company
     said = (pipeline.logs / "otelcol.log").read_text()
     assert "Dropping data" not in said
     assert pipeline.ask('{__name__=~"otelcol_exporter_(send|enqueue)_failed_.+"} > 0') == []
