@@ -6,6 +6,11 @@ import urllib.request
 from collections.abc import Callable
 
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Gauge, NumberDataPoint, ResourceMetrics, ScopeMetrics
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric as OtlpMetric
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as OtlpResource
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
@@ -111,9 +116,9 @@ def otlp(service: str, *bodies: str, **attributes: str) -> bytes:
     return bytes(encode_logs(memory.get_finished_logs()).SerializeToString())
 
 
-def post(pipeline: Pipeline, payload: bytes) -> None:
-    """Hand log lines to the collector."""
-    url = f"{pipeline.backends.urls['otelcol']}/v1/logs"
+def post(pipeline: Pipeline, payload: bytes, what: str = "logs") -> None:
+    """Hand log lines or metrics to the collector."""
+    url = f"{pipeline.backends.urls['otelcol']}/v1/{what}"
     call = urllib.request.Request(url, payload, {"Content-Type": "application/x-protobuf"})  # noqa: S310
     with urllib.request.urlopen(call, timeout=10) as answer:  # noqa: S310
         assert answer.status == 200
@@ -150,6 +155,29 @@ def test_what_a_careless_sender_sends(pipeline: Pipeline) -> None:
     assert by_start["failed"].body.endswith("… [cut]")
     assert by_start["large"].metadata["header"] == "Bearer [redacted]"
     assert len(by_start["large"].metadata["note"]) == 4000
+
+
+def gauge(at_ns: int, value: float) -> bytes:
+    """Return one sample as OTLP."""
+    point = NumberDataPoint(time_unix_nano=at_ns, as_double=value)
+    metric = OtlpMetric(name="late.arrival", gauge=Gauge(data_points=[point]))
+    name = KeyValue(key="service.name", value=AnyValue(string_value="late"))
+    request = ExportMetricsServiceRequest(
+        resource_metrics=[
+            ResourceMetrics(
+                resource=OtlpResource(attributes=[name]), scope_metrics=[ScopeMetrics(metrics=[metric])]
+            )
+        ]
+    )
+    return bytes(request.SerializeToString())
+
+
+def test_what_comes_late_is_taken(pipeline: Pipeline) -> None:
+    """A sample that is three hours older than the newest of its series is kept, at its own time."""
+    post(pipeline, gauge(TIME_NS, 2.0), "metrics")
+    poll_until(lambda: pipeline.value("late_arrival") == 2.0, "the newest")
+    post(pipeline, gauge(TIME_NS - 3 * 3600 * 10**9, 1.0), "metrics")
+    poll_until(lambda: pipeline.value("late_arrival offset 3h") == 1.0, "the late one")
 
 
 def sent(running: Process) -> list[Metric]:
