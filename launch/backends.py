@@ -80,6 +80,8 @@ class Backends:
                     self._launch(name)
                 for name in wave:
                     self._await(name, stop)
+                if stop is not None and stop.is_set():
+                    return
         except StartFailed:
             self.stop()
             raise

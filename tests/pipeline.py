@@ -57,6 +57,7 @@ class Pipeline:
     ) -> None:
         self.ray = beside.temp if beside else folder / "ray"
         self.ray.mkdir(exist_ok=True)
+        self.logs = folder / "logs"
         self.backends = Backends(
             folder / "telemetry",
             ports or BackendPorts.free(),
@@ -64,7 +65,7 @@ class Pipeline:
             ray_temp=self.ray,
             serve_port=beside.ports.serve if beside else NOBODY,
             haproxy_metrics_port=beside.ports.haproxy_metrics if beside else NOBODY,
-            logs=folder / "logs",
+            logs=self.logs,
         )
 
     def ask(self, query: str) -> list[dict[str, Any]]:

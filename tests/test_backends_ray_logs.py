@@ -216,6 +216,7 @@ def test_what_comes_another_way_is_left_out(pipeline: Pipeline, session: Session
         file,
         *ours,
         f"INFO {WRITTEN} detection_Detection x1 -- {name} Started HTTP server on port 1",
+        f"INFO {WRITTEN} proxy 192.0.2.2 a8e21069-7777-4746 -- {name} Client disconnected",
         serve_line(f"{name} to stderr", "replica"),
         theirs,
         ours[0],
@@ -298,3 +299,10 @@ def test_rotation(pipeline: Pipeline, session: Session) -> None:
     poll_until(lambda: arrived(pipeline, f"{name} 59."), "the last line")
     found = sorted(line.body for line in arrived(pipeline, f"{name} "))
     assert found == sorted(f"{name} {number}." for number in range(60))
+
+
+def test_nothing_is_refused(pipeline: Pipeline) -> None:
+    """After all of the above, neither Loki nor Prometheus has refused anything."""
+    said = (pipeline.logs / "otelcol.log").read_text()
+    assert "Dropping data" not in said
+    assert pipeline.ask('{__name__=~"otelcol_exporter_(send|enqueue)_failed_.+"} > 0') == []
