@@ -21,12 +21,13 @@ deploy: install ## apply a changed serve_config.yaml (or CONFIG=) to what `make 
 test: check ## the whole test suite
 	@scripts/test
 
-check: install ## lint, types, configuration
+check: install ## lint, types, every configuration; builds the telemetry programs the first time (minutes)
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/mypy
 	@$(PY) -m deployments.config_file serve_config.yaml
-	@echo "check: ruff, mypy and serve_config.yaml are clean"
+	@$(PY) -m launch.backends --validate
+	@echo "check: ruff, mypy, serve_config.yaml and otel-collector/ are clean"
 
 bench: install ## the measured table of the README, as text and as JSON
 	@exec $(PY) -m bench

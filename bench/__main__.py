@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import detector, recommender, serving
+from bench import detector, recommender, serving, telemetry
 from bench.report import Row, machine, table, write_json
 from deployments.settings import home
 
@@ -13,6 +13,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "serving": serving.measure,
     "detector": detector.measure,
     "recommender": recommender.measure,
+    "telemetry": telemetry.measure,
 }
 
 

@@ -55,9 +55,9 @@ class Pipeline:
     def __init__(
         self, folder: Path, *, beside: RayHead | None = None, ports: BackendPorts | None = None
     ) -> None:
-        self.logs = folder / "logs"
         self.ray = beside.temp if beside else folder / "ray"
         self.ray.mkdir(exist_ok=True)
+        self.logs = folder / "logs"
         self.backends = Backends(
             folder / "telemetry",
             ports or BackendPorts.free(),

@@ -99,13 +99,13 @@ def test_another_version_on_path_is_not_used(shop: Workshop, version: str) -> No
     assert f"tiny: {path} is of version {version or 'unknown'}, not 1.2.3: not used" in shop.told
 
 
-@pytest.mark.parametrize("has", ["a/otlp v0.160.0", "a/otlp v0.159.0"])
+@pytest.mark.parametrize("has", ["a/otlp v0.160.0", "a/zipkin v0.160.0"])
 def test_a_collector_on_path_needs_every_component(shop: Workshop, has: str) -> None:
-    """A collector of another name serves if `components` lists all of our manifest, in its versions."""
-    (shop.folder / "tiny" / "manifest.yaml").write_text("receivers: [{gomod: a/otlp v0.160.0}]\n")
+    """A collector of another name serves if `components` lists all that our manifest has."""
+    (shop.folder / "tiny" / "manifest.yaml").write_text("receivers: [{gomod: a/otlp v0.155.0}]\n")
     shop.add("tiny-contrib", script(components=f"receivers: [{{name: otlp, module: {has}}}]"))
 
-    assert (shop.obtain().source == "found on PATH") == (has == "a/otlp v0.160.0")
+    assert (shop.obtain().source == "found on PATH") == has.startswith("a/otlp")
 
 
 def test_a_pinned_release_is_downloaded_and_nothing_built(released: Workshop, publisher: Publisher) -> None:

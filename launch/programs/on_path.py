@@ -43,12 +43,15 @@ def _on_path(names: tuple[str, ...], environ: Mapping[str, str]) -> Path | None:
 
 
 def _missing_components(program: Program, path: Path, environ: Mapping[str, str]) -> frozenset[str]:
-    wanted = program.components()
+    # Of which version a component is follows from the collector's; ours has one from an older set.
+    wanted = frozenset(component.split()[0] for component in program.components())
     if not wanted:
         return wanted
     try:
         sections = yaml.safe_load(_ask(path, "components", environ)).values()
-        return wanted - {one["module"] for part in sections if isinstance(part, list) for one in part}
+        return wanted - {
+            one["module"].split()[0] for part in sections if isinstance(part, list) for one in part
+        }
     except (yaml.YAMLError, AttributeError, KeyError, TypeError):
         return wanted
 

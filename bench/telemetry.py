@@ -1,0 +1,191 @@
+"""What being observed costs: CPU of an answer with telemetry on and off, and of everything at rest.
+
+`python -m bench.telemetry` prints the rows. Both replicas of the comparison live in one cluster, with the
+whole pipeline running, and are asked in turns: whatever the machine does meanwhile, it does to both.
+"""
+
+import asyncio
+import copy
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from bench.load import Call, send_all
+from bench.report import Row, table
+from deployments.settings import CHECKOUT
+from launch import backend_programs
+from launch.backends import Backends
+from launch.deploy import deploy
+from launch.ports import BackendPorts, Ports
+from launch.ray_head import RayHead
+from models import artifacts
+
+REST_S = 60.0
+SETTLE_S = 20.0  # after a start, until everybody has done what is done once
+PAIRS = 60
+REQUESTS = 24  # in each half of a pair
+AT_ONCE = 4
+JPEG = {"Content-Type": "image/jpeg"}
+OFF = "detection-off"
+# Who is who, by a word of the command line; the first that fits.
+NAMES = {
+    "ServeReplica:detection": "replica of detection",
+    "ServeReplica:recommendation": "replica of recommendation",
+    "ServeController": "Serve controller",
+    "ProxyActor": "Serve proxy (stands by)",
+    "HAProxyManager": "Serve's manager of HAProxy",
+    "haproxy": "HAProxy",
+    "gcs_server": "Ray: gcs_server",
+    "raylet": "Ray: raylet",
+    "dashboard/agent": "Ray: agent",
+    "dashboard": "Ray: dashboard",
+    "log_monitor": "Ray: log_monitor",
+}
+RAY_REST = "Ray: the others"
+
+
+def measure(progress: Callable[[str], None] = print) -> list[Row]:
+    """Start everything, let it rest, then compare."""
+    with _running(progress) as (head, backends, config):
+        progress(f"at rest, {REST_S:g} s")
+        rows = _at_rest(head, backends)
+        progress(f"detections, {PAIRS} times {REQUESTS} with and without telemetry")
+        deploy(head, _with_silent_twin(config))
+        rows += _on_and_off(head)
+    return rows
+
+
+@contextmanager
+def _running(progress: Callable[[str], None]) -> Iterator[tuple[RayHead, Backends, dict[str, Any]]]:
+    config = yaml.safe_load((CHECKOUT / "serve_config.yaml").read_text(encoding="utf-8"))
+    config["applications"][0]["deployments"][0]["autoscaling_config"]["max_replicas"] = 1
+    backend_ports = BackendPorts.free()
+    with tempfile.TemporaryDirectory() as folder:
+        environ = {"GLASSHOUSE_HOME": folder, **backend_ports.environ}
+        head = RayHead(Path(folder) / "run", Ports.free(), environ=environ)
+        config["http_options"]["port"] = head.ports.serve
+        backends = Backends(
+            Path(folder) / "telemetry",
+            backend_ports,
+            backend_programs.find(),
+            ray_temp=head.temp,
+            serve_port=head.ports.serve,
+            haproxy_metrics_port=head.ports.haproxy_metrics,
+            logs=Path(folder) / "logs",
+        )
+        try:
+            backends.start(note=progress)
+            head.start()
+            deploy(head, config, note=progress)
+            yield head, backends, config
+        finally:
+            head.stop()
+            backends.stop()
+
+
+def _at_rest(head: RayHead, backends: Backends) -> list[Row]:
+    time.sleep(SETTLE_S)
+    groups = _groups(head, backends)
+    before = {name: sum(map(_cpu_s, found)) for name, found in groups.items()}
+    time.sleep(REST_S)
+    rows, whole, whole_mib = [], 0.0, 0.0
+    for name, found in groups.items():
+        share = (sum(map(_cpu_s, found)) - before[name]) / REST_S
+        mib = sum(process.memory_full_info().pss for process in found) / 2**20
+        whole, whole_mib = whole + share, whole_mib + mib
+        rows.append(Row(f"at rest: {name}", 100 * share, "% of a core", f"{mib:.0f} MiB (PSS)"))
+    rows.sort(key=lambda row: -row.value)
+    return [
+        Row("at rest: everything", 100 * whole, "% of a core", f"{whole_mib / 1024:.1f} GiB (PSS)"),
+        *rows,
+    ]
+
+
+def _groups(head: RayHead, backends: Backends) -> dict[str, list[psutil.Process]]:
+    """Return the processes of the cluster and of the pipeline, by what they are."""
+    groups: dict[str, list[psutil.Process]] = {name: [one] for name, one in backends.processes().items()}
+    for process in head.processes():
+        words = " ".join([process.name(), *process.cmdline()])
+        name = next((name for word, name in NAMES.items() if word in words), RAY_REST)
+        groups.setdefault(name, []).append(process)
+    return groups
+
+
+def _with_silent_twin(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the detector a second time, telemetry off."""
+    both = copy.deepcopy(config)
+    twin = copy.deepcopy(config["applications"][0])
+    twin |= {
+        "name": OFF,
+        "route_prefix": f"/{OFF}",
+        "runtime_env": {"env_vars": {"GLASSHOUSE_TELEMETRY": "off"}},
+    }
+    both["applications"].append(twin)
+    return both
+
+
+def _on_and_off(head: RayHead) -> list[Row]:
+    photo = artifacts.fetch("bus.jpg").read_bytes()
+    on, off = (_Side(head, name, path, photo) for name, path in (("detection", "/detect"), (OFF, f"/{OFF}")))
+    for side in (on, off):
+        side.ask()
+    differences, costs = [], []
+    for number in range(PAIRS):
+        # The order changes: who comes second finds warm caches, or a neighbour that has woken up.
+        pair = {side: side.ask() for side in ((on, off) if number % 2 else (off, on))}
+        differences.append(pair[on] - pair[off])
+        costs.append(pair[off])
+    mean = statistics.fmean(differences)
+    half = 1.96 * statistics.stdev(differences) / math.sqrt(PAIRS)
+    return [
+        Row(
+            "detect: CPU of the replica without telemetry", statistics.median(costs), "ms an image", "bus.jpg"
+        ),
+        Row(
+            "detect: CPU that telemetry adds",
+            mean,
+            "ms an image",
+            f"95 % interval {mean - half:.2f} to {mean + half:.2f}; {PAIRS} pairs of {REQUESTS}",
+        ),
+    ]
+
+
+class _Side:
+    """One of the two replicas that are compared."""
+
+    def __init__(self, head: RayHead, name: str, path: str, photo: bytes) -> None:
+        (deployment,) = (head.applications() or {})[name]["deployments"].values()
+        (replica,) = deployment["replicas"]
+        self._pid = int(replica["pid"])
+        self._url = head.url
+        self._calls = [Call("POST", path, photo, JPEG)] * REQUESTS
+
+    def ask(self) -> float:
+        """Send the requests; return the CPU milliseconds that the replica spent on each."""
+        before = _cpu_ns(self._pid)
+        outcomes = asyncio.run(send_all(self._url, self._calls, at_once=AT_ONCE))
+        spent_ns = _cpu_ns(self._pid) - before
+        if failed := [one for one in outcomes if one.status != 200]:
+            raise RuntimeError(f"a request failed: {failed[0].status} {failed[0].body[:200]!r}")
+        return spent_ns / REQUESTS / 1e6
+
+
+def _cpu_ns(pid: int) -> int:
+    """Return the CPU time of all threads. By the scheduler's own count: `times()` counts whole 10 ms."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    return sum(process.cpu_times()[:2]) if process.is_running() else 0.0
+
+
+if __name__ == "__main__":
+    print(table(measure()))
