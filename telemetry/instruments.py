@@ -8,7 +8,6 @@ not recorded. Undeclared *names* of attributes cannot be written: series are bou
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -25,6 +24,7 @@ from opentelemetry.sdk.metrics.view import (
 from opentelemetry.util.types import Attributes
 
 from telemetry import schema
+from telemetry.cell_reader import Cells
 from telemetry.metric import OTHER, Attribute, Kind, Metric
 
 # Its own logger goes to the console only: a line about telemetry must not depend on telemetry.
@@ -43,25 +43,18 @@ class Series:
     """One series of a metric: its labels are fixed.
 
     Args:
-        write: The instrument's `add`, `record` or `set`.
+        put: Adds to a counter, records into a histogram, sets a gauge; see `Cell.put`. An attribute
+            rather than a method: a call through this class would cost as much as the adding.
         metric: What it is of.
         labels: Declared ones only, see `Instruments.series`.
     """
 
-    __slots__ = ("_write", "labels", "metric")
+    __slots__ = ("labels", "metric", "put")
 
-    def __init__(self, write: Callable[[float, Labels], None], metric: Metric, labels: Labels) -> None:
-        self._write = write
+    def __init__(self, put: Callable[[float], None], metric: Metric, labels: Labels) -> None:
+        self.put = put
         self.metric = metric
         self.labels = labels
-
-    def put(self, value: float) -> None:
-        """Add to a counter, record into a histogram, set a gauge. A value that is no number is left out.
-
-        One NaN would make a histogram's sum NaN for as long as the process lives.
-        """
-        if math.isfinite(value):
-            self._write(value, self.labels)
 
 
 class Family:
@@ -96,17 +89,18 @@ class Family:
 
 
 class Instruments:
-    """One instrument for each metric of the schema, made when first asked for.
+    """The metrics of the schema: those recorded live in cells, those observed in the SDK.
 
     Args:
-        meter: Where they live; its provider should have `views()`.
+        meter: Where the observed ones live; its provider should have `views()`.
+        cells: Where the recorded ones live; None: nowhere.
         strict: Raise on programming errors; for tests.
     """
 
-    def __init__(self, meter: Meter, *, strict: bool = False) -> None:
+    def __init__(self, meter: Meter, cells: Cells | None, *, strict: bool = False) -> None:
         self.strict = strict
         self._meter = meter
-        self._writes: dict[str, Callable[[float, Labels], None]] = {}
+        self._cells = cells
 
     def series(self, metric: Metric, labels: Labels | None = None) -> Series:
         """Return one series, a counter's with a first 0: else rate() never sees its first increment.
@@ -120,7 +114,7 @@ class Instruments:
             allowed = metric.attribute(name).values
             if allowed and value not in (*allowed, OTHER):
                 raise Undeclared(f"{metric.name}: {name}={value!r}; declared: {', '.join(allowed)}")
-        series = Series(self._write(metric), metric, dict(labels))
+        series = self._series(metric, labels)
         if metric.kind in {Kind.COUNTER, Kind.UPDOWNCOUNTER}:
             series.put(0)
         return series
@@ -140,9 +134,7 @@ class Instruments:
         if OTHER not in series:
             # Known to the dictionary always; known to the backend only where something may land in it.
             other = {attribute.name: OTHER}
-            series[OTHER] = (
-                Series(self._write(metric), metric, other) if attribute.values else self.series(metric, other)
-            )
+            series[OTHER] = self._series(metric, other) if attribute.values else self.series(metric, other)
         return Family(series, attribute, strict=self.strict)
 
     def observe(self, metric: Metric, read: Callable[[], Reading]) -> None:
@@ -162,24 +154,15 @@ class Instruments:
         }[metric.kind]
         create(metric.name, [callback], metric.unit, metric.brief)
 
-    def _write(self, metric: Metric) -> Callable[[float, Labels], None]:
+    def _series(self, metric: Metric, labels: Labels) -> Series:
         if metric.observed or metric.emitted_by != "glasshouse":
             raise Undeclared(f"{metric.name} is not ours to record.")
-        if metric.name not in self._writes:
-            self._writes[metric.name] = self._create(metric)
-        return self._writes[metric.name]
+        put = _nowhere if self._cells is None else self._cells.cell(metric, labels).put
+        return Series(put, metric, dict(labels))
 
-    def _create(self, metric: Metric) -> Callable[[float, Labels], None]:
-        name, unit, brief = metric.name, metric.unit, metric.brief
-        match metric.kind:
-            case Kind.COUNTER:
-                return self._meter.create_counter(name, unit, brief).add
-            case Kind.UPDOWNCOUNTER:
-                return self._meter.create_up_down_counter(name, unit, brief).add
-            case Kind.HISTOGRAM:
-                return self._meter.create_histogram(name, unit, brief).record
-            case Kind.GAUGE:
-                return self._meter.create_gauge(name, unit, brief).set
+
+def _nowhere(_: float) -> None:
+    """Where telemetry is off."""
 
 
 class Strictness(Protocol):
@@ -232,18 +215,19 @@ def guarded(method: Callable[Concatenate[Self, P], None]) -> Callable[Concatenat
 
 
 def views() -> list[View]:
-    """Return how the SDK aggregates each metric: buckets, declared labels only, so many series at most."""
+    """Return how the SDK aggregates what is not in cells: declared labels only, so many series at most."""
     return [
         View(
             instrument_name=metric.name,
             aggregation=_aggregation(metric),
-            # Ours are bound to declared labels. Of a library's, those that are not declared are left out.
+            # Ours are read with declared labels. Of a library's, those that are not declared are left out.
             attribute_keys=_keys(metric) if metric.emitted_by != "glasshouse" else None,
             aggregation_cardinality_limit=metric.limit,
             # Exemplars lead from a slow point to its line; kept for counts too they cost a fifth more.
             exemplar_reservoir_factory=None if metric.exponential else (lambda _: _no_exemplars),
         )
         for metric in schema.METRICS
+        if metric.observed or metric.emitted_by != "glasshouse"
     ]
 
 

@@ -26,12 +26,13 @@ from opentelemetry.sdk.metrics import (
     UpDownCounter,
     _Gauge,
 )
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from telemetry import attributes, gpu, process, schema
+from telemetry.cell_reader import Cells, ExportingReader
 from telemetry.instruments import Instruments, views
 from telemetry.logs import Logs
 from telemetry.otlp import LogCarrier, MetricExporter, Mode, OtlpSettings
@@ -174,7 +175,7 @@ def start(
 
 def off() -> Telemetry:
     """Return a telemetry that records nothing: where it is switched off, and for services without Serve."""
-    return Telemetry(Instruments(metrics.NoOpMeterProvider().get_meter(METER)), None)
+    return Telemetry(Instruments(metrics.NoOpMeterProvider().get_meter(METER), None), None)
 
 
 def describe(service: str, version: str, instance_id: str | None, more: Mapping[str, str]) -> Resource:
@@ -197,6 +198,7 @@ def build(
     environ: Mapping[str, str],
     *,
     readers: tuple[MetricReader, ...] = (),
+    cells: Cells | None = None,
 ) -> Telemetry:
     """Build a telemetry that is nobody's global; `start` is for everybody but tests.
 
@@ -205,18 +207,21 @@ def build(
         resource: Who this is.
         environ: Says which GPUs are ours.
         readers: More readers of the metrics, for tests.
+        cells: Those that the readers know, for tests.
     """
     if settings.mode is Mode.OFF:
         return off()
     exporter = MetricExporter(settings.metrics_url, **settings.common())
-    reader = PeriodicExportingMetricReader(
+    cells = cells or Cells(METER, resource)
+    reader = ExportingReader(
+        cells,
         exporter,
         export_interval_millis=settings.interval_s * 1e3,
         export_timeout_millis=settings.timeout_s * 1e3,
         cardinality_limits=LIMITS,
     )
     meters = MeterProvider([reader, *readers], resource, shutdown_on_exit=False, views=views())
-    instruments = Instruments(meters.get_meter(METER), strict=settings.mode is Mode.STRICT)
+    instruments = Instruments(meters.get_meter(METER), cells, strict=settings.mode is Mode.STRICT)
     outbox = _outbox(settings, instruments)
     lines = LoggerProvider(resource, shutdown_on_exit=False)
     lines.add_log_record_processor(outbox)

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.metrics.export import Metric as Exported
+from opentelemetry.sdk.resources import Resource
 
+from telemetry.cell_reader import Cells, MemoryReader
 from telemetry.instruments import Instruments, views
 from telemetry.metric import Metric
 from telemetry.providers import LIMITS
@@ -16,7 +17,7 @@ from telemetry.providers import LIMITS
 class Bench:
     """Instruments, and the reader that sees what they hold."""
 
-    reader: InMemoryMetricReader
+    reader: MemoryReader
     provider: MeterProvider
     instruments: Instruments
 
@@ -52,6 +53,7 @@ class Bench:
 
 def bench(*, strict: bool = True) -> Bench:
     """Return instruments that raise on programming errors, unless told otherwise."""
-    reader = InMemoryMetricReader(cardinality_limits=LIMITS)
+    cells = Cells("test", Resource({}))
+    reader = MemoryReader(cells, cardinality_limits=LIMITS)
     provider = MeterProvider([reader], shutdown_on_exit=False, views=views())
-    return Bench(reader, provider, Instruments(provider.get_meter("test"), strict=strict))
+    return Bench(reader, provider, Instruments(provider.get_meter("test"), cells, strict=strict))

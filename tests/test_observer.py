@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from deployments.batcher import BatchTiming
 from deployments.errors import DeadlineExceeded, GlasshouseError, InvalidValue, Overloaded, Unavailable
 from deployments.http import account, json_response, new_app, read_body
 from deployments.observer import Observer
 from telemetry import schema
+from telemetry.cell_reader import Cells, MemoryReader
 from telemetry.otlp import OtlpSettings
 from telemetry.providers import build, describe, off
 from tests.otlp_receiver import Receiver
@@ -40,10 +40,14 @@ class Observed:
             "GLASSHOUSE_TELEMETRY": "strict",
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
             "OTEL_BLRP_SCHEDULE_DELAY": "20",
+            "OTEL_METRIC_EXPORT_INTERVAL": "3600000",  # exemplars go to who collects first
         }
-        self.reader = InMemoryMetricReader()
         resource = describe("detection", "1", "replica-1", {})
-        self.telemetry = build(OtlpSettings.read(environ), resource, environ, readers=(self.reader,))
+        cells = Cells("test", resource)
+        self.reader = MemoryReader(cells)
+        self.telemetry = build(
+            OtlpSettings.read(environ), resource, environ, readers=(self.reader,), cells=cells
+        )
         self.telemetry.attach("glasshouse")
         self.observer = Observer("detection", self.telemetry)
         self.app = tiny_app(self.observer)
