@@ -68,7 +68,8 @@ def new_app(title: str, description: str, observer: Observer) -> FastAPI:
         description=description,
         redirect_slashes=False,
         responses=ERRORS_DOC,
-        telemetry=observer.fastapi(),
+        # What it would record, the observer does (docs/adr/0007).
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_middleware(Edge, observer=observer)
     for kind in (GlasshouseError, RequestValidationError, HTTPException, ClientDisconnect, Exception):

@@ -8,23 +8,25 @@ span is current, so that exemplars and the line carry the same trace id.
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from fastapi.telemetry import TelemetryConfig
-from opentelemetry import propagate, trace
-from starlette.datastructures import Headers
+from opentelemetry import context, propagate, trace
 from starlette.types import Scope
 
 from deployments.batcher import BatchTiming
 from telemetry import logs
+from telemetry.http import HttpMetrics
 from telemetry.providers import Telemetry
 from telemetry.serving import ServingMetrics
 
 log = logging.getLogger("glasshouse.request")
 
-PROBE_HEADER = "X-Glasshouse-Probe"
+PROBE_HEADER = b"x-glasshouse-probe"
+REQUEST_ID_HEADER = b"x-request-id"
+TRACE_HEADERS = (b"traceparent", b"tracestate")
+MAX_REQUEST_ID = 128
 HEALTH = "/healthz"
 KEY = "glasshouse.account"
 CLIENT_GONE = 499  # nobody reads it; nginx's number, for the logs
@@ -77,6 +79,11 @@ class Account:
         self.batch_size = timing.size
 
     @property
+    def counted(self) -> bool:
+        """Whether it is one of those that the SLI is about."""
+        return not self.probe and not self.health
+
+    @property
     def outcome(self) -> str:
         """How it ended, see `telemetry.schema.OUTCOME`."""
         if self.status is None:
@@ -103,54 +110,52 @@ class Observer:
         self.telemetry = telemetry
         self.metrics = ServingMetrics(telemetry.instruments)
         self.slow_s = float("inf")
+        self._http = HttpMetrics(telemetry.instruments)
         self._tracer = telemetry.tracers.get_tracer("glasshouse")
-
-    def fastapi(self) -> TelemetryConfig:
-        """Return how FastAPI records requests: duration, in flight, and the span that gives the trace id."""
-        return {
-            "tracing": True,
-            "metrics": True,
-            "logs": False,
-            "operation_spans": False,
-            "meter_provider": self.telemetry.meters,
-            "tracer_provider": self.telemetry.tracers,
-            "exclude": lambda scope: _is_health(scope) or is_probe(scope),
-        }
 
     @contextlib.contextmanager
     def follow(self, scope: Scope) -> Iterator[Account]:
         """Hold the request's account while it is served, and close it.
 
-        Lines written meanwhile carry the request id.
+        Lines written meanwhile carry the request id, and the trace id that the client sent or a new one.
         """
-        given = Headers(scope=scope).get("x-request-id", "")[:128]
-        account = Account(given or uuid4().hex, probe=is_probe(scope), health=_is_health(scope))
+        headers = dict(scope["headers"])
+        account = _open(scope, headers)
         scope[KEY] = account
-        with self._span(account, scope), logs.bind(request_id=account.request_id):
-            try:
-                yield account
-            except Exception:
-                # Nobody between here and the server answers it in another way.
-                account.status, account.error_code = 500, "internal_error"
-                raise
-            finally:
-                self._close(account)
+        if account.counted:
+            self._http.arrived(scope["method"], scope.get("scheme", "http"))
+        parent = _parent(headers)
+        span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
+        token = context.attach(trace.set_span_in_context(span, parent))
+        try:
+            with logs.bind(request_id=account.request_id):
+                try:
+                    yield account
+                except Exception:
+                    # Nobody between here and the server answers it in another way.
+                    account.status, account.error_code = 500, "internal_error"
+                    raise
+                finally:
+                    self._close(account, scope)
+        finally:
+            context.detach(token)
+            span.end()
 
-    @contextlib.contextmanager
-    def _span(self, account: Account, scope: Scope) -> Iterator[None]:
-        """Give a probe a trace id: it is left out of FastAPI's metrics, and so of its spans."""
-        if not account.probe:
-            yield
-            return
-        parent = propagate.extract(Headers(scope=scope))
-        with self._tracer.start_as_current_span("probe", context=parent, kind=trace.SpanKind.SERVER):
-            yield
-
-    def _close(self, account: Account) -> None:
+    def _close(self, account: Account, scope: Scope) -> None:
         if account.error_code is not None and not account.probe:
             self.metrics.error(account.error_code)
         if account.inference_id is not None and not account.probe:
             self.metrics.stages(account.stages)
+        if account.counted:
+            ours = account.error_code or "" if (account.status or 0) >= 500 else ""
+            self._http.left(
+                scope["method"],
+                scope.get("scheme", "http"),
+                _route(scope),
+                account.status,
+                ours,
+                account.latency_s(),
+            )
         if not self.telemetry.on or (account.health and account.outcome == "answered"):
             return
         logs.write_request(log, self._line(account), slow_s=self.slow_s)
@@ -171,10 +176,22 @@ class Observer:
         )
 
 
-def is_probe(scope: Scope) -> bool:
-    """Tell whether this is a probe: answered and recorded, outside admission and request counts."""
-    return PROBE_HEADER in Headers(scope=scope)
+def _open(scope: Scope, headers: Mapping[bytes, bytes]) -> Account:
+    given = headers.get(REQUEST_ID_HEADER, b"")[:MAX_REQUEST_ID].decode("latin-1")
+    return Account(
+        given or uuid4().hex,
+        probe=PROBE_HEADER in headers,
+        health=scope["path"].endswith(HEALTH),
+    )
 
 
-def _is_health(scope: Scope) -> bool:
-    return bool(scope["path"].endswith(HEALTH))
+def _parent(headers: Mapping[bytes, bytes]) -> context.Context:
+    """Return the trace that the client sends along; an empty context where it sends none."""
+    sent = {name.decode(): headers[name].decode("latin-1") for name in TRACE_HEADERS if name in headers}
+    return propagate.extract(sent) if sent else context.Context()
+
+
+def _route(scope: Scope) -> str:
+    """Return the template of the path, with the application's prefix; empty where no route matched."""
+    path = getattr(scope.get("route"), "path", None)
+    return "" if path is None else str(scope.get("root_path", "") + path).rstrip("/") or "/"

@@ -14,8 +14,8 @@ from launch.ports import PortTaken
 from launch.processes import StartFailed
 
 SHOWN = {
-    "prometheus": "Prometheus: metrics, and the state of every alert",
-    "loki": "Loki: log lines",
+    "prometheus": "Prometheus, its API (a build of ours has no web page)",
+    "loki": "Loki, its API",
     "alertmanager": "Alertmanager",
     "otelcol": "the collector: OTLP over HTTP",
 }

@@ -19,7 +19,7 @@ METHOD = Attribute(
         "_OTHER",
     ),
 )
-SCHEME = Attribute("url.scheme", "Scheme of the request.", values=("http", "https"))
+SCHEME = Attribute("url.scheme", "Scheme of the request, as the replica sees it.", values=("http", "https"))
 ROUTE = Attribute(
     "http.route",
     "Template of the path; absent where no route matched.",
@@ -28,9 +28,6 @@ ROUTE = Attribute(
 )
 STATUS = Attribute(
     "http.response.status_code", "Status of the answer.", limit=20, bounded_by="the statuses we use"
-)
-EXCEPTION = Attribute(
-    "error.type", "Exception or status of a 5xx.", limit=20, bounded_by="the exceptions that reach the edge"
 )
 ERROR_CODE = Attribute(
     "error.type",

@@ -10,7 +10,6 @@ HEAD = """\
 # Metrics and log fields
 
 Printed from `telemetry/schema.py` by `python -m telemetry.docs > docs/metrics.md`; do not edit.
-This is the contract; the applications do not report by it yet.
 
 In Prometheus every series also has `job` (`glasshouse/<service>`) and `instance` (one replica process).
 Durations are exponential histograms and arrive as native ones: `histogram_quantile` without `le`.

@@ -29,7 +29,6 @@ from opentelemetry.sdk.metrics import (
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from telemetry import attributes, gpu, process, schema
 from telemetry.cell_reader import Cells, ExportingReader
@@ -37,6 +36,7 @@ from telemetry.instruments import Instruments, views
 from telemetry.logs import Logs
 from telemetry.otlp import LogCarrier, MetricExporter, Mode, OtlpSettings
 from telemetry.outbox import Outbox
+from telemetry.traces import TraceIds
 
 log = logging.getLogger("telemetry.providers")
 
@@ -63,7 +63,7 @@ class _Export:
     """What a process with telemetry has, and one without has not."""
 
     meters: MeterProvider
-    tracers: TracerProvider
+    tracers: trace.TracerProvider
     exporter: MetricExporter
     outbox: Outbox
     logs: Logs
@@ -90,13 +90,16 @@ class Telemetry:
 
     @property
     def meters(self) -> metrics.MeterProvider:
-        """For libraries that record by themselves: FastAPI's `meter_provider`."""
+        """For libraries that record by themselves."""
         return self._export.meters if self._export else metrics.NoOpMeterProvider()
 
     @property
     def tracers(self) -> trace.TracerProvider:
-        """For libraries that make spans by themselves: FastAPI's `tracer_provider`."""
-        return self._export.tracers if self._export else trace.NoOpTracerProvider()
+        """Where requests get their trace ids from: ours, or Serve's where it traces."""
+        if self._export is None:
+            return trace.NoOpTracerProvider()
+        known = trace.get_tracer_provider()
+        return known if isinstance(known, TracerProvider) else self._export.tracers
 
     def attach(self, *names: str) -> None:
         """Take the lines of these loggers. Idempotent; to be called again where Serve cleared handlers."""
@@ -225,11 +228,10 @@ def build(
     outbox = _outbox(settings, instruments)
     lines = LoggerProvider(resource, shutdown_on_exit=False)
     lines.add_log_record_processor(outbox)
-    tracers = TracerProvider(ParentBased(ALWAYS_ON), resource, shutdown_on_exit=False)
     process.observe(instruments)
     gpu.observe(instruments, environ)
     service = str(resource.attributes["service.name"])
-    return Telemetry(instruments, _Export(meters, tracers, exporter, outbox, Logs(service, lines)))
+    return Telemetry(instruments, _Export(meters, TraceIds(), exporter, outbox, Logs(service, lines)))
 
 
 def _outbox(settings: OtlpSettings, instruments: Instruments) -> Outbox:

@@ -52,13 +52,13 @@ class Observed:
         self.observer = Observer("detection", self.telemetry)
         self.app = tiny_app(self.observer)
 
-    def call(self, path: str = "/", **options: Any) -> httpx.Response:
-        """POST to the application, mounted at /detect."""
+    def call(self, path: str = "/", method: str = "POST", **options: Any) -> httpx.Response:
+        """Send to the application, mounted at /detect."""
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, root_path="/detect")
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                return await client.post(f"/detect{path}", **options)
+                return await client.request(method, f"/detect{path}", **options)
 
         return asyncio.run(send())
 
@@ -163,6 +163,38 @@ def test_the_duration_leads_to_the_line(observed: Observed) -> None:
     points = observed.points(schema.HTTP_DURATION.name, schema.STAGE_DURATION.name)
     traces = [f"{exemplar.trace_id:032x}" for point in points for exemplar in point.exemplars]
     assert traces == [TRACE] * 4  # the whole, and three stages
+
+
+def test_http_metrics_by_the_conventions(observed: Observed) -> None:
+    """Duration has method, scheme, route and status, an error type where it is ours; active is back at 0."""
+    observed.call(content=b"x")
+    observed.call("/late")
+    observed.call("/refused")
+    labels = [dict(point.attributes) for point in observed.points(schema.HTTP_DURATION.name)]
+    common = {"http.request.method": "POST", "url.scheme": "http"}
+    assert labels == [
+        {**common, "http.route": "/detect", "http.response.status_code": "200"},
+        {
+            **common,
+            "http.route": "/detect/{outcome}",
+            "http.response.status_code": "504",
+            "error.type": "deadline_exceeded",
+        },
+        {**common, "http.route": "/detect/{outcome}", "http.response.status_code": "429"},
+    ]
+    assert [point.value for point in observed.points(schema.HTTP_ACTIVE.name)] == [0]
+
+
+def test_made_up_requests_make_no_series(observed: Observed) -> None:
+    """Paths and methods that a client makes up land in one series without a route, under `_OTHER`."""
+    for number in range(30):
+        observed.call(f"/no/{number}")
+        observed.call(method=f"X{number}")
+    routes = [dict(point.attributes) for point in observed.points(schema.HTTP_DURATION.name)]
+    assert {(one["http.request.method"], one.get("http.route", "")) for one in routes} == {
+        ("POST", ""),
+        ("_OTHER", "/detect"),
+    }
 
 
 def test_lines_in_between_carry_the_request_id(observed: Observed) -> None:

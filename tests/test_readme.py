@@ -1,15 +1,22 @@
 """The README's examples, typed as they stand, get the answers that stand below them."""
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 
+from bench.load import Call, send_all
 from deployments.settings import CHECKOUT
+from tests.bad_requests import JPEG, JSON
 from tests.cluster import Cluster
+from tests.photos import jpeg_bytes
+from tests.pipeline import Pipeline
+from tests.poll import poll_until
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 # Different in every answer, or in every version of the libraries.
@@ -55,6 +62,33 @@ def test_the_examples_give_what_stands_below_them(cluster: Cluster) -> None:
         )
         found = json.loads(done.stdout)
         assert found == like(found, written)
+
+
+@pytest.mark.cluster
+@pytest.mark.data
+@pytest.mark.parametrize("page", ["README.md", "docs/telemetry.md"])
+def test_the_questions_have_answers(page: str, cluster: Cluster, watched: Pipeline) -> None:
+    """Each question to Prometheus and Loki, typed as it stands, finds something after a request or two."""
+    blocks = re.findall(r"```sh\n(.*?)```", (CHECKOUT / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if ":9090" in line or ":3100" in line]
+    assert len(lines) >= 2
+    for line in lines:
+        here = line.replace("http://127.0.0.1:9090", watched.backends.urls["prometheus"]).replace(
+            "http://127.0.0.1:3100", watched.backends.urls["loki"]
+        )
+        poll_until(partial(found_something, here, cluster), line, 60)
+
+
+def found_something(command: str, cluster: Cluster) -> bool:
+    """Send a photograph and a user, run a question, and tell whether its answer holds anything."""
+    calls = [
+        Call("POST", "/detect", jpeg_bytes("bus"), JPEG),
+        Call("POST", "/recommend", b'{"user_id": 1}', JSON),
+    ]
+    asyncio.run(send_all(cluster.url, calls))
+    done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, check=True)
+    data = json.loads(done.stdout)["data"]
+    return bool(data["result"] if isinstance(data, dict) else data)
 
 
 def test_links_lead_somewhere() -> None:

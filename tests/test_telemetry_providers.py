@@ -1,6 +1,5 @@
 """How telemetry leaves the process: over real HTTP, with a collector that comes and goes."""
 
-import asyncio
 import logging
 import os
 import subprocess
@@ -10,9 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.resources import Resource
 
@@ -173,49 +170,6 @@ def test_a_long_absence_is_counted(receiver: Receiver, begin: Callable[..., Proc
     lost = total(receiver, schema.LOGS_PROCESSED, **{"error.type": "queue_full"})
     assert lost >= 880
     assert lost + len(receiver.bodies()) == 1_000
-
-
-async def ask_fastapi(process: Process) -> None:
-    """Let a FastAPI application with our providers answer two requests."""
-    config = {
-        "meter_provider": process.telemetry.meters,
-        "tracer_provider": process.telemetry.tracers,
-        "logs": False,
-        "operation_spans": False,
-    }
-    app = FastAPI(telemetry=config)  # type: ignore[arg-type]
-
-    @app.get("/things/{name}")
-    async def thing(name: str) -> str:
-        process.log.info("asked")
-        return name
-
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        await client.get("/things/a", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
-        await client.get("/things/b")
-
-
-def test_fastapis_own_metrics(receiver: Receiver, begin: Callable[..., Process]) -> None:
-    """FastAPI's request duration has declared labels only; its exemplars are traces of lines."""
-    receiver.up()
-    process = begin()
-    asyncio.run(ask_fastapi(process))
-    assert process.telemetry.flush(10)
-    found = receiver.last(schema.HTTP_DURATION.name)
-    assert found is not None
-    (point,) = found.exponential_histogram.data_points
-    assert point.count == 2
-    labels = {item.key for item in point.attributes}
-    assert labels == {"http.request.method", "url.scheme", "http.route", "http.response.status_code"}
-    assert {line.trace_id.hex() for line in receiver.lines()} >= {TRACE}
-    exemplars = {
-        exemplar.trace_id.hex()
-        for metric in receiver.every(schema.HTTP_DURATION.name)
-        for each in metric.exponential_histogram.data_points
-        for exemplar in each.exemplars
-    }
-    assert exemplars
-    assert exemplars <= {line.trace_id.hex() for line in receiver.lines()}
 
 
 def test_nothing_is_lost_by_stopping(receiver: Receiver, begin: Callable[..., Process]) -> None:
