@@ -66,6 +66,32 @@ def test_a_histogram_leads_to_its_lines(pipeline: Pipeline, process: Begin) -> N
     assert line.metadata["request_id"] == "r-17"
 
 
+def test_the_slowest_of_many_leads_to_its_lines(pipeline: Pipeline, process: Begin) -> None:
+    """Of more requests than a histogram keeps exemplars of, the slowest has one in Prometheus."""
+    running = process()
+    metrics = ServingMetrics(running.telemetry.instruments)
+    tracer = running.telemetry.tracers.get_tracer("test")
+    traces = []
+    for place in range(50):
+        with tracer.start_as_current_span("request") as span:
+            metrics.stages({"inference": 3.0 if place == 20 else 0.1 + place / 1e3})
+        traces.append(f"{span.get_span_context().trace_id:032x}")
+    series = f'{prometheus_name(schema.STAGE_DURATION)}{{job="glasshouse/{running.service}"}}'
+    poll_until(lambda: traces[20] in pipeline.exemplar_traces(series), "the slowest request's exemplar")
+    assert set(pipeline.exemplar_traces(series)) <= set(traces)
+
+
+def test_a_histogram_of_zeros(pipeline: Pipeline, process: Begin) -> None:
+    """An exponential histogram without a single bucket arrives, and so does what comes after."""
+    running = process()
+    series = running.telemetry.instruments.series(schema.SCORE, {"answered_by": "model"})
+    query = f'sum(histogram_count({prometheus_name(schema.SCORE)}{{job="glasshouse/{running.service}"}}))'
+    series.put(0.0)
+    poll_until(lambda: pipeline.value(query) == 1, "the histogram of one zero")
+    series.put(0.5)
+    poll_until(lambda: pipeline.value(query) == 2, "the value after it")
+
+
 def test_a_line(pipeline: Pipeline, process: Begin) -> None:
     """A line's stream has three labels; level, request and trace are metadata that can be asked for."""
     running = process()
