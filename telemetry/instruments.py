@@ -1,7 +1,7 @@
 """Instruments built from the schema; nothing undeclared gets through them.
 
 Who records something undeclared has made a programming error. It raises in tests, which build
-`Instruments(meter, strict=True)` or set `GLASSHOUSE_TELEMETRY=strict`. In production it never breaks
+`Instruments(meter, cells, strict=True)` or set `GLASSHOUSE_TELEMETRY=strict`. In production it never breaks
 an answer: an undeclared value of an attribute is counted as `other`, anything else is logged once and
 not recorded. Undeclared *names* of attributes cannot be written: series are bound to theirs at start.
 """
