@@ -58,11 +58,10 @@ def _metric(metric: Metric) -> str:
     kind = metric.kind.value
     if metric.kind is Kind.HISTOGRAM:
         kind = "exponential histogram" if metric.exponential else f"histogram ({_buckets(metric)})"
-    by = "" if metric.emitted_by == "glasshouse" else f" Recorded by {metric.emitted_by}."
     labels = ", ".join(f"`{prometheus_label(attribute)}`" for attribute in metric.attributes) or "-"
     return (
         f"| `{prometheus_name(metric)}` | `{metric.name}` | {kind}, `{metric.unit}` | {labels} "
-        f"| {metric.brief}{by} |"
+        f"| {metric.brief} |"
     )
 
 

@@ -15,10 +15,6 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.sdk.metrics import Exemplar, ExemplarReservoir
 from opentelemetry.sdk.metrics.view import (
-    Aggregation,
-    DefaultAggregation,
-    ExplicitBucketHistogramAggregation,
-    ExponentialBucketHistogramAggregation,
     View,
 )
 from opentelemetry.util.types import Attributes
@@ -155,8 +151,8 @@ class Instruments:
         create(metric.name, [callback], metric.unit, metric.brief)
 
     def _series(self, metric: Metric, labels: Labels) -> Series:
-        if metric.observed or metric.emitted_by != "glasshouse":
-            raise Undeclared(f"{metric.name} is not ours to record.")
+        if metric.observed:
+            raise Undeclared(f"{metric.name} is observed, not recorded.")
         put = _nowhere if self._cells is None else self._cells.cell(metric, labels).put
         return Series(put, metric, dict(labels))
 
@@ -215,19 +211,16 @@ def guarded(method: Callable[Concatenate[Self, P], None]) -> Callable[Concatenat
 
 
 def views() -> list[View]:
-    """Return how the SDK aggregates what is not in cells: declared labels only, so many series at most."""
+    """Return how the SDK aggregates what is observed, not recorded into cells: so many series at most."""
     return [
         View(
             instrument_name=metric.name,
-            aggregation=_aggregation(metric),
-            # Ours are read with declared labels. Of a library's, those that are not declared are left out.
-            attribute_keys=_keys(metric) if metric.emitted_by != "glasshouse" else None,
             aggregation_cardinality_limit=metric.limit,
-            # Exemplars lead from a slow point to its line; kept for counts too they cost a fifth more.
-            exemplar_reservoir_factory=None if metric.exponential else (lambda _: _no_exemplars),
+            # Exemplars lead from a slow point to its line; kept for levels too they cost and lead nowhere.
+            exemplar_reservoir_factory=lambda _: _no_exemplars,
         )
         for metric in schema.METRICS
-        if metric.observed or metric.emitted_by != "glasshouse"
+        if metric.observed
     ]
 
 
@@ -241,15 +234,3 @@ class _NoExemplars(ExemplarReservoir):
 
 def _no_exemplars(_: Any = None, **__: Any) -> ExemplarReservoir:
     return _NoExemplars()
-
-
-def _keys(metric: Metric) -> set[str]:
-    return {attribute.name for attribute in metric.attributes}
-
-
-def _aggregation(metric: Metric) -> Aggregation:
-    if metric.exponential:
-        return ExponentialBucketHistogramAggregation(max_size=160, max_scale=20)
-    if metric.kind is Kind.HISTOGRAM:
-        return ExplicitBucketHistogramAggregation(metric.buckets)
-    return DefaultAggregation()

@@ -77,7 +77,6 @@ class Metric:
         buckets: Upper bounds of explicit buckets. A histogram without them is exponential, and a
             native histogram in Prometheus.
         services: Which services emit it; empty: every process with telemetry.
-        emitted_by: Who records it: `glasshouse`, or the library that does so unasked.
         observed: Read by a callback at each export, rather than recorded when something happens.
     """
 
@@ -88,7 +87,6 @@ class Metric:
     attributes: tuple[Attribute, ...] = ()
     buckets: tuple[float, ...] = ()
     services: tuple[str, ...] = ()
-    emitted_by: str = "glasshouse"
     observed: bool = False
 
     @property
