@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -97,14 +97,14 @@ def _ports(config: dict[str, Any], free: bool) -> Ports:
     return ports
 
 
-def _backend_ports(free: bool) -> BackendPorts | None:
+def _backend_ports(free: bool, environ: Mapping[str, str] = os.environ) -> BackendPorts | None:
     """Return who of the telemetry pipeline listens where; None where telemetry is switched off."""
     try:
-        if OtlpSettings.read(os.environ).mode is Mode.OFF:
+        if OtlpSettings.read(environ).mode is Mode.OFF:
             return None
     except ValueError as error:
         raise _BadConfig(str(error)) from None
-    ports = BackendPorts.free() if free else BackendPorts.read()
+    ports = BackendPorts.free(environ) if free else BackendPorts.read(environ)
     ports.check()
     return ports
 
@@ -173,18 +173,18 @@ def _serve(config: dict[str, Any], head: RayHead, pipeline: Pipeline | None, sto
 
 
 def _watch(head: RayHead, pipeline: Pipeline | None, stop: threading.Event) -> bool:
-    """Wait for the signal; tell whether something ended before it."""
+    """Wait for the signal, or for the end of something; tell whether something ended by itself."""
     said = pipeline is None
     while not stop.wait(1):
         if not head.alive():
             _say(f"failed: Ray ended by itself; see {head.folder / 'ray-head.log'}")
             return True
-        if pipeline is not None and (failure := pipeline.failure()):
-            _say(f"failed: {failure}")
-            return True
         if pipeline is not None and not said and pipeline.up():
             said = True
             _say("\n".join(["telemetry is up.", *(f"  {line}" for line in pipeline.where())]))
+    if pipeline is not None and (failure := pipeline.failure()):
+        _say(f"failed: {failure}")
+        return True
     return False
 
 

@@ -13,6 +13,7 @@ from launch.backends import Backends
 from launch.ports import PortTaken
 from launch.processes import StartFailed
 
+WATCH_S = 1.0
 SHOWN = {
     "prometheus": "Prometheus, its API (a build of ours has no web page)",
     "loki": "Loki, its API",
@@ -27,7 +28,7 @@ class Pipeline:
     Args:
         make: Returns the backends for the programs' paths.
         note: Told what happens, one line a call, from another thread.
-        stop: Set by anybody: whatever is being built or started is given up.
+        stop: Set by anybody: whatever is being built or started is given up. Set here when a program fails.
     """
 
     def __init__(
@@ -61,8 +62,6 @@ class Pipeline:
 
     def failure(self) -> str | None:
         """Return which program did not start or ended by itself, with its last words; None: all is well."""
-        if self._failure is None and self._up.is_set() and self._backends is not None:
-            self._failure = self._backends.dead()
         return self._failure
 
     def end(self) -> None:
@@ -78,8 +77,15 @@ class Pipeline:
     def _live(self) -> None:
         self._bring_up()
         self._settled.set()
-        # The kernel ends a program with the thread that started it (`launch/leash.py`), not with the process.
-        self._ended.wait()
+        # The kernel ends a program with the thread that started it (`launch/leash.py`), not with the process:
+        # so this thread stays, and watches them.
+        while not self._ended.wait(WATCH_S):
+            if self._backends is not None and not self._stop.is_set() and (words := self._backends.dead()):
+                self._fail(words)
+
+    def _fail(self, words: str) -> None:
+        self._failure = words
+        self._stop.set()
 
     def _bring_up(self) -> None:
         try:
@@ -95,7 +101,7 @@ class Pipeline:
             )
             return
         except (StartFailed, PortTaken) as error:
-            self._failure = str(error)
+            self._fail(str(error))
             return
         if not self._stop.is_set():
             self._up.set()

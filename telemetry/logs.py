@@ -6,22 +6,23 @@ failed export must not become the next one to export.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+import orjson
 from opentelemetry import trace
-from opentelemetry.instrumentation.logging.handler import LoggingHandler
-from opentelemetry.sdk._logs import LoggerProvider
 
 from telemetry import schema
+from telemetry.line import Line, Value
 from telemetry.redaction import clean_text, clean_value, is_secret
 
 INTERNAL = ("opentelemetry", "telemetry")
@@ -32,6 +33,8 @@ LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 # What the logging module puts on every record, what Ray adds, and what OTLP carries by itself.
 # Not by `makeLogRecord`: it asks the factory, and Ray's puts its own fields on every record.
 PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+# Where a record carries fields that are clean already.
+READY = "_glasshouse_fields"
 UNWANTED = frozenset({"log_to_stderr", "skip_context_filter", "trace_id", "span_id", "level", "severity"})
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("glasshouse_log_fields")
@@ -47,7 +50,7 @@ def bind(
         schema.INFERENCE_ID.name: inference_id,
         schema.APPLICATION.name: application,
     }
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields = {name: clean_text(value) for name, value in given.items() if value is not None}
     token = _bound.set({**_bound.get({}), **fields})
     try:
         yield
@@ -85,22 +88,30 @@ class RequestLine:
     stages_s: Mapping[str, float] | None = None
     probe: bool = False
 
-    def fields(self) -> dict[str, Any]:
-        """Return them under their declared names, without those that say nothing."""
-        given = {
-            schema.REQUEST_ID.name: self.request_id,
+    def fields(self) -> dict[str, Value]:
+        """Return them under their declared names, clean, without those that say nothing."""
+        given: dict[str, Value | None] = {
+            schema.REQUEST_ID.name: clean_text(self.request_id),
             schema.INFERENCE_ID.name: self.inference_id,
             schema.APPLICATION.name: self.application,
             schema.OUTCOME.name: self.outcome,
             schema.HTTP_STATUS.name: self.status,
             schema.LATENCY_MS.name: round(self.latency_s * 1e3, 3),
             schema.LOG_ERROR_CODE.name: self.error_code,
-            schema.LOG_SOURCE.name: self.source,
+            schema.LOG_SOURCE.name: None if self.source is None else clean_text(self.source),
             schema.BATCH.name: self.batch_size,
             schema.PROBE.name: self.probe or None,
         }
-        stages = {f"{stage}_ms": round(spent * 1e3, 3) for stage, spent in (self.stages_s or {}).items()}
-        return {name: value for name, value in given.items() if value is not None} | stages
+        fields = {name: value for name, value in given.items() if value is not None}
+        for stage, spent in (self.stages_s or {}).items():
+            fields[_stage_field(stage)] = round(spent * 1e3, 3)
+        return fields
+
+
+@functools.lru_cache(maxsize=64)
+def _stage_field(stage: str) -> str:
+    """Return the name of a stage's field: one string for all the lines that wait."""
+    return f"{stage}_ms"
 
 
 def write_request(log: logging.Logger, line: RequestLine, *, slow_s: float = float("inf")) -> None:
@@ -116,7 +127,15 @@ def write_request(log: logging.Logger, line: RequestLine, *, slow_s: float = flo
         level = logging.WARNING
     if line.outcome == "failed":
         level = logging.ERROR
-    log.log(level, "%s %s %d", line.application, line.outcome, line.status, extra=line.fields())
+    if not log.isEnabledFor(level):
+        return
+    fields = {**_bound.get({}), **line.fields()}
+    # What `log.log` does, but for the search for who called it: for every handler it is a record.
+    args = (line.application, line.outcome, line.status)
+    record = log.makeRecord(log.name, level, __file__, 0, "%s %s %d", args, None, write_request.__name__)
+    vars(record).update(fields)
+    vars(record)[READY] = fields
+    log.handle(record)
 
 
 class Logs:
@@ -124,14 +143,14 @@ class Logs:
 
     Args:
         service: `service.name`, for the console.
-        provider: Where OTLP lines go; None: to the console alone.
+        send: Takes lines to OTLP; None: to the console alone.
         console: Where JSON lines go; None: stderr, whatever it is at that time.
     """
 
     def __init__(
-        self, service: str, provider: LoggerProvider | None = None, console: TextIO | None = None
+        self, service: str, send: Callable[[Line], None] | None = None, console: TextIO | None = None
     ) -> None:
-        self._handler = _Handler(service, provider, console)
+        self._handler = _Handler(service, send, console)
         self._internal = logging.StreamHandler(console)
         self._internal.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._internal.addFilter(_Rarely())
@@ -167,38 +186,58 @@ def _loggers() -> list[logging.Logger]:
 class _Handler(logging.Handler):
     """Cleans a record and passes it on."""
 
-    def __init__(self, service: str, provider: LoggerProvider | None, console: TextIO | None) -> None:
+    def __init__(self, service: str, send: Callable[[Line], None] | None, console: TextIO | None) -> None:
         super().__init__()
         self._service = service
         self._console = console
-        self._otlp = None if provider is None else LoggingHandler(logger_provider=provider)
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
+        known = record.__dict__
         # A logger below an attached one may be attached itself: the same record comes twice.
-        if record.name.split(".")[0] in INTERNAL or record.__dict__.get("_glasshouse_seen"):
+        if record.name.partition(".")[0] in INTERNAL or "_glasshouse_seen" in known:
             return
-        record.__dict__["_glasshouse_seen"] = True
+        known["_glasshouse_seen"] = True
         try:
-            cleaned, fields = clean(record)
-            print(self._json(cleaned, fields), file=self._console or sys.stderr, flush=True)
-            if self._otlp is not None:
-                self._otlp.emit(cleaned)
+            ready = known.get(READY)
+            line = _line(record, *((record.getMessage(), ready) if ready else clean(record)))
+            stream = self._console or sys.stderr
+            # One write: a line of another thread cannot come between.
+            stream.write(self._json(line))
+            stream.flush()
+            if self._send is not None:
+                self._send(line)
         except Exception:
             self.handleError(record)
 
-    def _json(self, record: logging.LogRecord, fields: Mapping[str, Any]) -> str:
-        span = trace.get_current_span().get_span_context()
-        line = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
-            "level": LEVELS.get(record.levelname, record.levelname),
-            "logger": record.name,
-            "message": record.msg,
+    def _json(self, line: Line) -> str:
+        said: dict[str, Any] = {
+            "time": datetime.fromtimestamp(line.created_s, UTC).isoformat(timespec="microseconds"),
+            "level": line.severity,
+            "logger": line.logger,
+            "message": line.body,
             "service": self._service,
         }
-        if span.is_valid:
-            line[schema.TRACE_ID.name] = trace.format_trace_id(span.trace_id)
-            line[schema.SPAN_ID.name] = trace.format_span_id(span.span_id)
-        return json.dumps({**line, **fields}, ensure_ascii=False, default=str)
+        if line.trace_id:
+            said[schema.TRACE_ID.name] = trace.format_trace_id(line.trace_id)
+            said[schema.SPAN_ID.name] = trace.format_span_id(line.span_id)
+        said.update(line.fields)
+        try:
+            return orjson.dumps(said, _number, orjson.OPT_APPEND_NEWLINE).decode()
+        except TypeError:  # an integer of more than 64 bits
+            return json.dumps(said, ensure_ascii=False, separators=(",", ":"), default=str) + "\n"
+
+
+def _number(value: Any) -> float | str:
+    """Return what orjson does not know: a float of somebody else's, NumPy's for example."""
+    return float(value) if isinstance(value, float) else str(value)
+
+
+def _line(record: logging.LogRecord, body: str, fields: Mapping[str, Value]) -> Line:
+    span = trace.get_current_span().get_span_context()
+    ids = (span.trace_id, span.span_id, int(span.trace_flags)) if span.is_valid else (0, 0, 0)
+    severity = LEVELS.get(record.levelname, record.levelname)
+    return Line(record.name, record.created, time.time_ns(), record.levelno, severity, body, fields, *ids)
 
 
 class _Rarely(logging.Filter):
@@ -216,18 +255,16 @@ class _Rarely(logging.Filter):
         return True
 
 
-def clean(record: logging.LogRecord) -> tuple[logging.LogRecord, dict[str, Any]]:
-    """Return a copy fit to leave the process, and its fields: no secrets, no image bytes, flat exception.
+def clean(record: logging.LogRecord) -> tuple[str, dict[str, Value]]:
+    """Return what it says and its fields, fit to leave the process: no secrets, no image bytes, flat.
 
     The exception's text is taken apart here, since it may quote what the client sent.
     """
-    fields: dict[str, Any] = dict(_bound.get({}))
-    plain: dict[str, Any] = {}
+    fields: dict[str, Value] = dict(_bound.get({}))
     for name, value in vars(record).items():
-        if name in PLAIN:
-            plain[name] = value
-        elif value is not None and name not in UNWANTED and not name.startswith("_"):
-            fields[name] = "[redacted]" if is_secret(name) else clean_value(value)
+        if name in PLAIN or value is None or name in UNWANTED or name.startswith("_"):
+            continue
+        fields[name] = "[redacted]" if is_secret(name) else clean_value(value)
     if record.exc_info and record.exc_info[0] is not None:
         kind, error, _ = record.exc_info
         fields[schema.EXCEPTION_TYPE.name] = kind.__name__
@@ -235,10 +272,4 @@ def clean(record: logging.LogRecord) -> tuple[logging.LogRecord, dict[str, Any]]
         # Of a long one the end: there stands what happened.
         text = "".join(traceback.format_exception(error))[-STACKTRACE:]
         fields[schema.EXCEPTION_STACKTRACE.name] = clean_text(text, STACKTRACE)
-    plain.update(
-        msg=clean_text(record.getMessage()), args=None, exc_info=None, exc_text=None, stack_info=None
-    )
-    # Past the constructor, which asks for thread, process and time again: a fifth of a line's cost.
-    copied = logging.LogRecord.__new__(logging.LogRecord)
-    vars(copied).update(plain | fields)
-    return copied, fields
+    return clean_text(record.getMessage()), fields

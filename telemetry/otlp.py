@@ -1,7 +1,7 @@
 """OTLP/HTTP, as the environment says: where to, how often, how patiently.
 
 Reads the standard `OTEL_*` variables, with other defaults where the SDK's would lose or delay data:
-export every 5 s instead of 60, give up after 3 s instead of 10 (a replica must be able to stop).
+export every 10 s instead of 60, give up after 3 s instead of 10 (a replica must be able to stop).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,21 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any
 
-import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.re import parse_env_headers
 
+from telemetry.line import Encoder, Line
 from telemetry.outbox import BATCH, DELAY_S, QUEUE, Fate
+from telemetry.session import Session
 
 SWITCH = "GLASSHOUSE_TELEMETRY"
 ENDPOINT = "http://127.0.0.1:4318"
-INTERVAL_S = 5.0
+INTERVAL_S = 10.0
 TIMEOUT_S = 3.0
 
 # The collector has the batch in its hands and will never take it (OTLP: not to be sent again).
@@ -118,9 +118,17 @@ class OtlpSettings:
 
 
 class MetricExporter(OTLPMetricExporter):
-    """Knows whether its last export arrived: the SDK's reader does not say."""
+    """Knows whether its last export arrived: the SDK's reader does not say.
+
+    Args:
+        url: Where to.
+        common: See `OtlpSettings.common`.
+    """
 
     delivered = False
+
+    def __init__(self, url: str, **common: Any) -> None:
+        super().__init__(url, session=Session(url), **common)
 
     def export(
         self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
@@ -131,44 +139,37 @@ class MetricExporter(OTLPMetricExporter):
         return result
 
 
-class _Session(requests.Session):
-    """Remembers the last answer: the exporter says only whether it went well."""
-
-    asked = False
-    answer: requests.Response | None = None
-
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        self.asked, self.answer = True, None
-        self.answer = super().request(*args, **kwargs)
-        return self.answer
-
-
 class LogCarrier:
     """Takes batches of log lines to the collector.
 
     Args:
         settings: Where to, and how patiently.
+        resource: Who the lines are of.
     """
 
-    def __init__(self, settings: OtlpSettings) -> None:
-        self._session = _Session()
+    def __init__(self, settings: OtlpSettings, resource: Resource) -> None:
+        self._encoder = Encoder(resource)
+        self._session = Session(settings.logs_url)
+        # Of the SDK's exporter the part behind its encoder: headers, compression, patience, complaints.
         self._exporter = OTLPLogExporter(settings.logs_url, session=self._session, **settings.common())
         self._closed = False
 
-    def offer(self, batch: Sequence[ReadableLogRecord]) -> Fate:
+    def offer(self, batch: Sequence[Line]) -> Fate:
         """Try once (the exporter itself tries again within its timeout); raises nothing."""
-        self._session.asked, self._session.answer = False, None
+        if self._closed:
+            return Fate.AGAIN
         try:
-            result = self._exporter.export(batch)
+            encoded = self._encoder.encode(batch)
         except Exception:
             return Fate.NEVER
-        if result is LogRecordExportResult.SUCCESS:
-            return Fate.NEVER if self._refused(len(batch)) else Fate.TAKEN
-        if not self._session.asked:
-            # It could not even be encoded. A closed exporter does not ask either.
-            return Fate.AGAIN if self._closed else Fate.NEVER
-        answer = self._session.answer
-        return Fate.NEVER if answer is not None and answer.status_code in PERMANENT else Fate.AGAIN
+        self._session.answer = None
+        result = self._exporter._client.export(encoded)
+        if result.status_code in PERMANENT:
+            return Fate.NEVER
+        # The SDK takes a redirect, which nobody follows, for a success.
+        if not result.success or (result.status_code or 0) >= HTTPStatus.MULTIPLE_CHOICES:
+            return Fate.AGAIN
+        return Fate.NEVER if self._refused(len(batch)) else Fate.TAKEN
 
     def close(self) -> None:
         """Let an attempt in progress end early. Idempotent."""

@@ -9,7 +9,6 @@ died, or was slower than the timeout, before it said so is offered it again. The
 nanosecond, and Loki keeps one.
 """
 
-import copy
 import logging
 import threading
 import time
@@ -18,15 +17,13 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from opentelemetry.context import Context
-from opentelemetry.sdk._logs import LogRecordProcessor, ReadableLogRecord, ReadWriteLogRecord
-from opentelemetry.sdk.resources import Resource
+from telemetry.line import Line
 
 log = logging.getLogger("telemetry.outbox")
 
 QUEUE = 10_000  # lines; at 60 requests a second nearly three minutes, about 20 MB
 BATCH = 512
-DELAY_S = 1.0
+DELAY_S = 2.0
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
 CLOSE_S = 2.5
@@ -43,14 +40,14 @@ class Fate(Enum):
 class Carrier(Protocol):
     """Who takes batches away."""
 
-    def offer(self, batch: Sequence[ReadableLogRecord]) -> Fate:
+    def offer(self, batch: Sequence[Line]) -> Fate:
         """Try once; raises nothing."""
 
     def close(self) -> None:
         """Let an attempt in progress end early. Idempotent."""
 
 
-class Outbox(LogRecordProcessor):
+class Outbox:
     """A bounded queue and the thread that empties it, oldest first.
 
     Args:
@@ -77,8 +74,8 @@ class Outbox(LogRecordProcessor):
         self._delay_s = delay_s
         # A deque's own operations are atomic: a line of log written anywhere, even while another is
         # being written (by the garbage collector, say), cannot lock up.
-        self._queue: deque[ReadableLogRecord] = deque()
-        self._in_hand: list[ReadableLogRecord] = []
+        self._queue: deque[Line] = deque()
+        self._in_hand: list[Line] = []
         self._enough = threading.Event()
         self._hurry = threading.Event()
         self._closing = False
@@ -91,12 +88,12 @@ class Outbox(LogRecordProcessor):
         """Return how many lines wait."""
         return len(self._queue) + len(self._in_hand)
 
-    def on_emit(self, log_record: ReadWriteLogRecord) -> None:
+    def put(self, line: Line) -> None:
         """Put a line into the queue; never blocks, never raises."""
         if self._closing:
             self._count("shutdown", 1)
             return
-        self._queue.append(_readable(log_record))
+        self._queue.append(line)
         if len(self._queue) > self._limit:
             self._let_go()
         if len(self._queue) >= self._batch:
@@ -170,8 +167,8 @@ class Outbox(LogRecordProcessor):
             if fate is Fate.NEVER:
                 size = self._batch
 
-    def _take(self) -> list[ReadableLogRecord]:
-        batch: list[ReadableLogRecord] = []
+    def _take(self) -> list[Line]:
+        batch: list[Line] = []
         while self._queue and len(batch) < self._batch:
             try:
                 batch.append(self._queue.popleft())
@@ -179,7 +176,7 @@ class Outbox(LogRecordProcessor):
                 break
         return batch
 
-    def _offer(self, batch: Sequence[ReadableLogRecord]) -> Fate:
+    def _offer(self, batch: Sequence[Line]) -> Fate:
         """Offer `batch` until its fate is known; `AGAIN` where the process ends before."""
         backoff_s = FIRST_BACKOFF_S
         while (fate := self._carrier.offer(batch)) is Fate.AGAIN:
@@ -189,15 +186,3 @@ class Outbox(LogRecordProcessor):
             self._hurry.wait(FIRST_BACKOFF_S if self._closing else backoff_s)
             backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
         return fate
-
-
-def _readable(record: ReadWriteLogRecord) -> ReadableLogRecord:
-    """Return what is exported, without the context: that holds the request alive."""
-    line = copy.copy(record.log_record)
-    line.context = Context()
-    return ReadableLogRecord(
-        log_record=line,
-        resource=record.resource or Resource.get_empty(),
-        instrumentation_scope=record.instrumentation_scope,
-        limits=record.limits,
-    )

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from opentelemetry import metrics, trace
-from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import (
     Counter,
     Histogram,
@@ -225,21 +224,19 @@ def build(
     )
     meters = MeterProvider([reader, *readers], resource, shutdown_on_exit=False, views=views())
     instruments = Instruments(meters.get_meter(METER), cells, strict=settings.mode is Mode.STRICT)
-    outbox = _outbox(settings, instruments)
-    lines = LoggerProvider(resource, shutdown_on_exit=False)
-    lines.add_log_record_processor(outbox)
+    outbox = _outbox(settings, resource, instruments)
     process.observe(instruments)
     gpu.observe(instruments, environ)
     service = str(resource.attributes["service.name"])
-    return Telemetry(instruments, _Export(meters, TraceIds(), exporter, outbox, Logs(service, lines)))
+    return Telemetry(instruments, _Export(meters, TraceIds(), exporter, outbox, Logs(service, outbox.put)))
 
 
-def _outbox(settings: OtlpSettings, instruments: Instruments) -> Outbox:
+def _outbox(settings: OtlpSettings, resource: Resource, instruments: Instruments) -> Outbox:
     series = {"": instruments.series(schema.LOGS_PROCESSED)}
     for reason in attributes.LOST.values:
         series[reason] = instruments.series(schema.LOGS_PROCESSED, {attributes.LOST.name: reason})
     outbox = Outbox(
-        LogCarrier(settings),
+        LogCarrier(settings, resource),
         lambda reason, lines: series[reason].put(lines),
         queue=settings.queue,
         batch=min(settings.batch, settings.queue),

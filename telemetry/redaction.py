@@ -27,10 +27,13 @@ _JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"
 _DATA = re.compile(rf"[A-Za-z0-9+/=_-]{{{RUN},}}")
 # What Python writes for bytes; its end may have been cut off.
 _BYTES = re.compile(r"""\bb(?P<quote>['"])(?:\\.|(?!(?P=quote))[^\\]){32,}(?P=quote)?""")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd]{1,}")
+# Half a surrogate pair is no text: neither UTF-8 nor OTLP can carry it.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd\ud800-\udfff]{1,}")
 
 # What any of the above needs to be there, in one quick look: most lines have none of it.
-_SUSPECT = re.compile(r"[=:@\x00-\x08\x0b-\x1f\x7f\ufffd]|b['\"]|eyJ|bearer|basic", re.IGNORECASE)
+_SUSPECT = re.compile(
+    r"[=:@\x00-\x08\x0b-\x1f\x7f\ufffd\ud800-\udfff]|b['\"]|eyJ|bearer|basic", re.IGNORECASE
+)
 
 
 @functools.lru_cache(maxsize=1024)

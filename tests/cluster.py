@@ -17,7 +17,7 @@ from launch.deploy import deploy
 from launch.ports import Ports
 from launch.ray_head import RayHead
 
-EXPORT_S = 2.0  # seconds between two exports of metrics: the default's 5 would make the tests slower
+EXPORT_S = 2.0  # seconds between two exports of metrics: the default's 10 would make the tests slower
 NUM_CPUS = 4  # what Ray may hand out; two detector replicas and a recommender must find their place
 
 

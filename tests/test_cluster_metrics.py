@@ -30,7 +30,7 @@ IDENTITY = {
     "ray_application",
     "ray_deployment",
 }
-PIPELINE_S = 60.0  # an export every 5 s, the collector's queue, and the noise of the machine
+PIPELINE_S = 60.0  # an export, the collector's queue, and the noise of the machine
 GPU = [metric for metric in schema.METRICS if metric.name.startswith("hw.")]
 ROWS = [
     (metric, service)

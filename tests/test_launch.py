@@ -14,6 +14,7 @@ import yaml
 
 from bench.load import Call, send_all
 from deployments.settings import CHECKOUT
+from launch.__main__ import _backend_ports
 from launch.ports import Ports, PortTaken
 from launch.processes import ProcessTree
 from tests.bad_requests import JPEG, JSON
@@ -65,6 +66,7 @@ def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
     try:
         url = poll_until(lambda: printed_url(tree), "the address", timeout_s=START_S)
         assert both_answer(url)
+        poll_until(lambda: "telemetry is up" in tree.log.read_text(), "the pipeline", timeout_s=60)
         started = psutil.Process(tree.pid).children(recursive=True)
         assert len(started) > 5
         os.kill(tree.pid, signal.SIGINT)
@@ -90,6 +92,32 @@ def test_ctrl_c_is_heard_while_ray_starts(tmp_path: Path) -> None:
         assert ray_folders() == before
     finally:
         tree.end()
+
+
+@pytest.mark.cluster
+@pytest.mark.data
+def test_a_program_that_dies_ends_everything(tmp_path: Path) -> None:
+    """When Prometheus ends by itself the launcher says which, shows its last words, and ends the rest."""
+    command = [sys.executable, "-m", "launch", "--free-ports"]
+    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
+    try:
+        poll_until(lambda: "otelcol" in tree.log.read_text(), "the pipeline", timeout_s=120)
+        started = psutil.Process(tree.pid).children(recursive=True)
+        (prometheus,) = [one for one in started if one.name() == "prometheus"]
+        prometheus.kill()
+        poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=60)
+        assert "failed: prometheus ended by itself (exit code -9)" in tree.log.read_text()
+        assert (tree.exit_code(), [one.name() for one in started if one.is_running()]) == (1, [])
+    finally:
+        tree.end()
+
+
+def test_without_telemetry_no_pipeline_is_started() -> None:
+    """`GLASSHOUSE_TELEMETRY=off` leaves the pipeline out; anything unknown is refused by name."""
+    assert _backend_ports(free=True, environ={"GLASSHOUSE_TELEMETRY": "off"}) is None
+    assert _backend_ports(free=True, environ={}) is not None
+    with pytest.raises(ValueError, match="GLASSHOUSE_TELEMETRY='none'"):
+        _backend_ports(free=True, environ={"GLASSHOUSE_TELEMETRY": "none"})
 
 
 @pytest.mark.cluster

@@ -3,19 +3,51 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
+from opentelemetry.instrumentation.logging.handler import LoggingHandler
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from telemetry import schema
+from telemetry.line import Encoder, Line
 from telemetry.logs import Logs, RequestLine, bind, write_request
 from telemetry.redaction import clean_text
 
 NAME = "glasshouse.test_logs"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What stands in an OTLP record."""
+
+    body: str
+    severity_text: str
+    severity_number: int
+    attributes: Mapping[str, Any]
+    trace_id: str
+
+
+def request(outcome: str, status: int, request_id: str, **more: Any) -> RequestLine:
+    """Return the line of a request."""
+    return RequestLine(
+        application="detection",
+        outcome=outcome,
+        status=status,
+        latency_s=0.1,
+        request_id=request_id,
+        **more,
+    )
 
 
 class Lines:
@@ -23,19 +55,28 @@ class Lines:
 
     def __init__(self) -> None:
         self.console = io.StringIO()
-        self.exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
-        self.provider = LoggerProvider(shutdown_on_exit=False)
-        self.provider.add_log_record_processor(SimpleLogRecordProcessor(self.exporter))
-        self.logs = Logs("detection", self.provider, self.console)
+        self.sent: list[Line] = []
+        self.logs = Logs("detection", self.sent.append, self.console)
         self.log = logging.getLogger(NAME)
 
     def json(self) -> list[dict[str, Any]]:
         """Return the console's lines."""
         return [json.loads(line) for line in self.console.getvalue().splitlines()]
 
-    def otlp(self) -> list[Any]:
-        """Return the records exported."""
-        return [found.log_record for found in self.exporter.get_finished_logs()]
+    def otlp(self) -> list[Record]:
+        """Return what is sent, read back from its bytes."""
+        request = ExportLogsServiceRequest.FromString(Encoder(Resource({})).encode(self.sent))
+        return [
+            Record(
+                line.body.string_value,
+                line.severity_text,
+                line.severity_number,
+                {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in line.attributes},
+                line.trace_id.hex(),
+            )
+            for scope in request.resource_logs[0].scope_logs
+            for line in scope.log_records
+        ]
 
 
 @pytest.fixture
@@ -53,9 +94,9 @@ def test_a_line_in_both_places(lines: Lines) -> None:
         lines.log.warning("slow: %d ms", 900, extra={"request_id": "r1", "latency_ms": 900.5})
     (line,), (record,) = lines.json(), lines.otlp()
     assert line["message"] == record.body == "slow: 900 ms"
-    assert (line["level"], record.severity_text, record.severity_number.value) == ("WARN", "WARN", 13)
+    assert (line["level"], record.severity_text, record.severity_number) == ("WARN", "WARN", 13)
     assert line["latency_ms"] == record.attributes["latency_ms"] == 900.5
-    assert line["trace_id"] == f"{record.trace_id:032x}" == f"{span.get_span_context().trace_id:032x}"
+    assert line["trace_id"] == record.trace_id == f"{span.get_span_context().trace_id:032x}"
     assert list(line)[:7] == [field.name for field in schema.LOG_ENVELOPE]
 
 
@@ -230,3 +271,96 @@ def test_a_broken_line_breaks_nothing(lines: Lines, monkeypatch: pytest.MonkeyPa
     lines.log.info("%d apples", "many")
     lines.log.info("next")
     assert [line["message"] for line in lines.json()] == ["next"]
+
+
+def without_underscores(record: logging.LogRecord) -> bool:
+    """Take out what is not meant to leave the process, which the SDK's handler would send."""
+    for name in [name for name in vars(record) if name.startswith("_")]:
+        del vars(record)[name]
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:Log record attributes were dropped")
+@pytest.mark.parametrize("write", ["fields", "request"])
+def test_equal_to_the_sdks(lines: Lines, write: str) -> None:
+    """What is sent is what the SDK's own handler and encoder make of the same record."""
+    resource = Resource({"service.name": "detection", "process.pid": 7}, "https://example.org/schema")
+    exporter = InMemoryLogRecordExporter()  # type: ignore[no-untyped-call]
+    provider = LoggerProvider(resource, shutdown_on_exit=False)
+    provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+    theirs = LoggingHandler(logger_provider=provider)
+    theirs.addFilter(without_underscores)
+    extra = {"text": "grüezi", "whole": -7, "share": 0.25, "probe": False, "large": 1 << 62}
+    lines.log.addHandler(theirs)
+    try:
+        with TracerProvider(shutdown_on_exit=False).get_tracer("test").start_as_current_span("request"):
+            if write == "request":
+                write_request(lines.log, request("late", 504, "r1", stages_s={"queue": 1.0}))
+            else:
+                lines.log.log(33, "%d of %s", 1, "two", extra=extra)
+        logging.getLogger(f"{NAME}.child").critical("no span", extra={f"f{n}": n for n in range(130)})
+    finally:
+        lines.log.removeHandler(theirs)
+    expected = encode_logs(exporter.get_finished_logs())
+    found = ExportLogsServiceRequest.FromString(Encoder(resource).encode(lines.sent))
+    for sent in (expected, found):
+        for scope in sent.resource_logs[0].scope_logs:
+            for record in scope.log_records:
+                assert record.observed_time_unix_nano >= record.time_unix_nano > 0
+                record.ClearField("observed_time_unix_nano")
+    assert found == expected
+    assert found.resource_logs[0].scope_logs[1].log_records[0].dropped_attributes_count == 2
+
+
+def test_what_no_integer_and_no_text_can_be(lines: Lines) -> None:
+    """A number beyond 64 bits, half a surrogate pair and NaN cost neither the line nor its neighbours."""
+    lines.log.info("half \ud83d", extra={"huge": 1 << 80, "half": "\udc00", "none": float("nan")})
+    (record,) = lines.otlp()
+    assert (record.body, record.attributes["half"]) == ("half �", "�")
+    assert record.attributes["huge"] == str(1 << 80)
+    assert lines.json()[0]["huge"] == 1 << 80
+
+
+@pytest.mark.parametrize("field", ["request_id", "source"])
+def test_what_a_client_names_itself(lines: Lines, field: str) -> None:
+    """A request's id and source are the client's words: redacted and bounded in its line and in others."""
+    given = {"request_id": "r1", field: "token=hunter2 " + "x" * 5_000}
+    with bind(request_id=given["request_id"]):
+        lines.log.info("in between")
+    write_request(lines.log, request("answered", 200, **given))
+    everything = lines.console.getvalue() + str(lines.otlp())
+    assert "hunter2" not in everything
+    assert len(lines.otlp()[1].attributes[field]) < 100
+
+
+def test_a_request_line_is_a_record(lines: Lines, caplog: pytest.LogCaptureFixture) -> None:
+    """Other handlers get a request's line as an ordinary record, with its fields."""
+    with caplog.at_level(logging.WARNING, NAME):
+        write_request(lines.log, request("answered", 200, "r1"))
+        write_request(lines.log, request("failed", 500, "r2"))
+    (record,) = caplog.records
+    assert (record.getMessage(), record.levelname) == ("detection failed 500", "ERROR")
+    assert (record.funcName, vars(record)["request_id"]) == ("write_request", "r2")
+    assert len(lines.json()) == 1, "the logger's level holds here too"
+
+
+def test_lines_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that several threads write are whole, whatever stderr is at that time."""
+    logs = Logs("detection")
+    logs.attach(NAME)
+    log = logging.getLogger(NAME)
+    file = tmp_path / "stderr"
+    with file.open("w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+
+        def write() -> None:
+            for _ in range(50):
+                log.info("x " * 2_000)
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    logs.detach()
+    assert len([json.loads(line) for line in file.read_text().splitlines()]) == 200
