@@ -18,7 +18,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 
 FIELDS = 128  # of one line; the SDK's default
-INT64 = range(-(1 << 63), 1 << 63)
+INT64 = 1 << 63  # from minus this to below it
 
 Value = str | int | float | bool
 
@@ -109,7 +109,7 @@ def _set(into: AnyValue, value: Value) -> None:
         into.bool_value = value
     elif isinstance(value, float):
         into.double_value = value
-    elif value in INT64:
+    elif -INT64 <= value < INT64:
         into.int_value = value
     else:
         into.string_value = str(value)

@@ -1,7 +1,8 @@
 """OTLP/HTTP, as the environment says: where to, how often, how patiently.
 
 Reads the standard `OTEL_*` variables, with other defaults where the SDK's would lose or delay data:
-export every 10 s instead of 60, give up after 3 s instead of 10 (a replica must be able to stop).
+export metrics every 10 s instead of 60 and lines every 2 s, give up after 3 s instead of 10 (a replica
+must be able to stop).
 """
 
 from collections.abc import Mapping, Sequence

@@ -21,9 +21,9 @@ from telemetry.line import Line
 
 log = logging.getLogger("telemetry.outbox")
 
-QUEUE = 10_000  # lines; at 60 requests a second nearly three minutes, about 20 MB
+QUEUE = 10_000  # lines; at 60 requests a second nearly three minutes; a request's line takes 1.1 kB
 BATCH = 512
-DELAY_S = 2.0
+DELAY_S = 2.0  # an answer is to be seen within seconds; each batch is a POST
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 5.0
 CLOSE_S = 2.5

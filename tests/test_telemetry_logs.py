@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -314,10 +315,13 @@ def test_equal_to_the_sdks(lines: Lines, write: str) -> None:
 
 def test_what_no_integer_and_no_text_can_be(lines: Lines) -> None:
     """A number beyond 64 bits, half a surrogate pair and NaN cost neither the line nor its neighbours."""
-    lines.log.info("half \ud83d", extra={"huge": 1 << 80, "half": "\udc00", "none": float("nan")})
+    lines.log.info(
+        "half \ud83d",
+        extra={"huge": 1 << 80, "status": HTTPStatus.OK, "half": "\udc00", "none": float("nan")},
+    )
     (record,) = lines.otlp()
     assert (record.body, record.attributes["half"]) == ("half �", "�")
-    assert record.attributes["huge"] == str(1 << 80)
+    assert (record.attributes["huge"], record.attributes["status"]) == (str(1 << 80), 200)
     assert lines.json()[0]["huge"] == 1 << 80
 
 
