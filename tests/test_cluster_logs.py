@@ -128,7 +128,8 @@ def test_a_point_leads_to_its_line(metric: Any, cluster: Cluster, watched: Pipel
     outcomes = send(cluster, row)
     series = f'{prometheus_name(metric)}{{job="glasshouse/detection"}}'
     poll_until(lambda: trace in watched.exemplar_traces(series), "the exemplar", PIPELINE_S)
-    (line,) = watched.lines(f'{{service_name="detection"}} | trace_id="{trace}"')
+    query = f'{{service_name="detection"}} | trace_id="{trace}"'
+    (line,) = poll_until(lambda: watched.lines(query), "the line", PIPELINE_S)
     assert line.metadata["inference_id"] == json.loads(outcomes[0].body)["inference_id"]
 
 
