@@ -18,6 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from telemetry import schema
 from telemetry.detection import DetectionMetrics
 from telemetry.metric import Metric
+from telemetry.providers import FOREIGN_SERIES
 from telemetry.schema import prometheus_name
 from telemetry.serving import ServingMetrics
 from tests.pipeline import Pipeline, Process
@@ -249,6 +250,31 @@ def test_names_are_as_declared(pipeline: Pipeline, process: Begin) -> None:
         return {one["metric"]["__name__"] for one in pipeline.ask(f"{{{job}}}")}
 
     poll_until(lambda: names() >= expected, f"{sorted(expected)}")
+
+
+def test_a_flood_of_classes(pipeline: Pipeline, process: Begin) -> None:
+    """10,000 names that no model declares land in one series, `other`, with their whole count."""
+    running = process()
+    metrics = DetectionMetrics(running.telemetry.instruments, ["cat"])
+    for number in range(10_000):
+        metrics.answered([f"class {number}"], [0.5])
+    job = f'job="glasshouse/{running.service}"'
+    series = f"{prometheus_name(schema.OBJECTS)}{{{job}}}"
+    poll_until(lambda: pipeline.value(f'sum({series[:-1]},class="other"}})') == 10_000, "the whole count")
+    assert {one["metric"]["class"] for one in pipeline.ask(series)} == {"cat", "other"}
+
+
+def test_a_flood_that_nobody_bounded(pipeline: Pipeline, process: Begin) -> None:
+    """A library's instrument with a label nobody thought of stays bounded, and shows where the rest went."""
+    running = process()
+    flood = running.telemetry.meters.get_meter("a library").create_counter("flood")
+    for number in range(10_000):
+        flood.add(1, {"user": str(number)})
+    series = f'flood_total{{job="glasshouse/{running.service}"}}'
+    overflow = f'{series[:-1]},otel_metric_overflow="true"}}'
+    poll_until(lambda: pipeline.value(f"sum({series})") == 10_000, "the whole count")
+    assert pipeline.value(f"count({series})") == FOREIGN_SERIES + 1
+    assert pipeline.value(overflow) == 10_000 - FOREIGN_SERIES
 
 
 def test_our_own_lines_about_telemetry_are_not_sent(pipeline: Pipeline, process: Begin) -> None:
