@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from opentelemetry import context, propagate, trace
+from opentelemetry import context, trace
 from starlette.types import Scope
 
 from deployments.batcher import BatchTiming
@@ -20,12 +20,13 @@ from telemetry import logs
 from telemetry.http import HttpMetrics
 from telemetry.providers import Telemetry
 from telemetry.serving import ServingMetrics
+from telemetry.traces import parent_of
 
 log = logging.getLogger("glasshouse.request")
 
 PROBE_HEADER = b"x-glasshouse-probe"
 REQUEST_ID_HEADER = b"x-request-id"
-TRACE_HEADERS = (b"traceparent", b"tracestate")
+TRACE_HEADER = b"traceparent"
 MAX_REQUEST_ID = 128
 HEALTH = "/healthz"
 KEY = "glasshouse.account"
@@ -124,7 +125,7 @@ class Observer:
         scope[KEY] = account
         if account.counted:
             self._http.arrived(scope["method"], scope.get("scheme", "http"))
-        parent = _parent(headers)
+        parent = parent_of(headers.get(TRACE_HEADER, b""))
         span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
         token = context.attach(trace.set_span_in_context(span, parent))
         try:
@@ -183,12 +184,6 @@ def _open(scope: Scope, headers: Mapping[bytes, bytes]) -> Account:
         probe=PROBE_HEADER in headers,
         health=scope["path"].endswith(HEALTH),
     )
-
-
-def _parent(headers: Mapping[bytes, bytes]) -> context.Context:
-    """Return the trace that the client sends along; an empty context where it sends none."""
-    sent = {name.decode(): headers[name].decode("latin-1") for name in TRACE_HEADERS if name in headers}
-    return propagate.extract(sent) if sent else context.Context()
 
 
 def _route(scope: Scope) -> str:

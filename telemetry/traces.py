@@ -4,6 +4,7 @@ No span is exported, so none is recorded: an SDK span with its attributes costs 
 id. Where somebody has configured tracing (Serve's `tracing_config`), that provider makes the spans.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,11 +12,28 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace.span import TraceState
 
 # Exemplars are kept of sampled spans only. What the caller does with its own trace does not matter
 # here: a point must lead to its line either way.
 SAMPLED = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+
+
+# https://www.w3.org/TR/trace-context/#traceparent-header; a later version may have more behind it.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+MAX_TRACEPARENT = 128
+
+
+def parent_of(traceparent: bytes) -> Context:
+    """Return the context of a `traceparent` header; an empty one where it is none.
+
+    Not by the SDK's propagators: `tracestate` is parsed there in quadratic time (14 kB of blanks block a
+    replica for minutes), and nobody here reads it.
+    """
+    found = _TRACEPARENT.fullmatch(traceparent) if len(traceparent) <= MAX_TRACEPARENT else None
+    sent = trace.INVALID_SPAN_CONTEXT
+    if found is not None:
+        sent = trace.SpanContext(int(found[1], 16), int(found[2], 16), True, SAMPLED)
+    return trace.set_span_in_context(trace.NonRecordingSpan(sent), Context()) if sent.is_valid else Context()
 
 
 class TraceIds(trace.TracerProvider):
@@ -47,11 +65,8 @@ class _Tracer(trace.Tracer):
         set_status_on_exception: bool = True,
     ) -> trace.Span:
         parent = trace.get_current_span(context).get_span_context()
-        state: TraceState | None = None
-        trace_id = self._ids.generate_trace_id()
-        if parent.is_valid:
-            trace_id, state = parent.trace_id, parent.trace_state
-        own = trace.SpanContext(trace_id, self._ids.generate_span_id(), False, SAMPLED, state)
+        trace_id = parent.trace_id if parent.is_valid else self._ids.generate_trace_id()
+        own = trace.SpanContext(trace_id, self._ids.generate_span_id(), False, SAMPLED)
         return trace.NonRecordingSpan(own)
 
     @contextmanager

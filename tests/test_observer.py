@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,6 +184,16 @@ def test_http_metrics_by_the_conventions(observed: Observed) -> None:
         {**common, "http.route": "/detect/{outcome}", "http.response.status_code": "429"},
     ]
     assert [point.value for point in observed.points(schema.HTTP_ACTIVE.name)] == [0]
+
+
+def test_a_hostile_tracestate_costs_nothing(observed: Observed) -> None:
+    """A header that the SDK's parser works on for minutes is not looked at: as quick as any request."""
+    headers = {**PARENT, "tracestate": "a=1" + " " * 14_000 + "b"}
+    began = time.thread_time()
+    observed.call(content=b"x")
+    plain = time.thread_time() - began
+    observed.call(content=b"x", headers=headers)
+    assert time.thread_time() - began - plain < 20 * plain
 
 
 def test_made_up_requests_make_no_series(observed: Observed) -> None:
