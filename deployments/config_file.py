@@ -164,6 +164,9 @@ def main(arguments: list[str]) -> int:
     """Check each file named; return the exit code."""
     wrong = 0
     for name in arguments or ["serve_config.yaml"]:
+        if not Path(name).is_file():
+            sys.stderr.write(f"{name} does not exist.\n")
+            return 1
         for problem in problems(Path(name).read_text(encoding="utf-8")):
             wrong += 1
             sys.stderr.write(f"{name}: {problem}\n")

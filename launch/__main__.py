@@ -135,15 +135,21 @@ def _backends(head: RayHead, ports: BackendPorts, folder: Path, programs: dict[s
 
 
 def _stop_at_signals() -> threading.Event:
-    """From here on Ctrl-C and SIGTERM end everything in order."""
+    """From here on Ctrl-C and SIGTERM, however many, end everything in order."""
     stop = threading.Event()
+    said, say = os.pipe()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if not stop.is_set():
-            # Not through sys.stdout: the signal may have come in the middle of a write to it.
-            os.write(1, f"{time.strftime('%H:%M:%S')} stopping\n".encode())
+        # No lock may be taken here: what the signal interrupted, another signal's handler perhaps, may
+        # hold it. Event.set() takes one.
+        os.write(say, b".")
+
+    def listen() -> None:
+        os.read(said, 1)
+        _say("stopping")
         stop.set()
 
+    threading.Thread(target=listen, name="signals", daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
     return stop
@@ -165,7 +171,8 @@ def _serve(config: dict[str, Any], head: RayHead, pipeline: Pipeline | None, sto
         _say(f"failed: {error}")
     finally:
         stop.set()
-        head.stop(_say, keep_logs=failed)
+        # Ray's logs tell nothing where it was a program of the pipeline that failed.
+        head.stop(_say, keep_logs=failed and (pipeline is None or pipeline.failure() is None))
         if pipeline is not None:
             pipeline.end()
         _say("stopped")
@@ -182,6 +189,7 @@ def _watch(head: RayHead, pipeline: Pipeline | None, stop: threading.Event) -> b
         if pipeline is not None and not said and pipeline.up():
             said = True
             _say("\n".join(["telemetry is up.", *(f"  {line}" for line in pipeline.where())]))
+            _say(f"both applications answer at {head.url}. Ctrl-C ends everything.")
     if pipeline is not None and (failure := pipeline.failure()):
         _say(f"failed: {failure}")
         return True

@@ -6,6 +6,7 @@
 import argparse
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -102,7 +103,7 @@ class Backends:
         """Return which program ended by itself, and its last words; None while all run."""
         for name, tree in self._trees.items():
             if (code := tree.exit_code()) is not None:
-                return f"{name} ended by itself (exit code {code}).{_last_words(tree)}"
+                return f"{name} ended by itself ({_ending(code)}).{_last_words(tree)}"
         return None
 
     def kill(self, name: str) -> None:
@@ -173,8 +174,13 @@ def _runs(tree: ProcessTree) -> bool:
     return tree.exit_code() is None
 
 
+def _ending(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
 def _last_words(tree: ProcessTree) -> str:
-    return f" Its last words ({tree.log}):\n{tree.last_words()}"
+    words = tree.last_words()
+    return f" Its last words ({tree.log}):\n{words}" if words else f" It said nothing ({tree.log})."
 
 
 def _ready(program: Program) -> bool:

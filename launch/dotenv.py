@@ -28,7 +28,7 @@ def read(path: Path = PIPELINE / ".env", environ: Mapping[str, str] = os.environ
             continue
         parsed = _LINE.fullmatch(line.rstrip())
         if parsed is None:
-            raise BadSetting(f"{path.name}, line {number}: {line!r} is not NAME=value.")
+            raise BadSetting(f"{path.parent.name}/{path.name}, line {number}: {line!r} is not NAME=value.")
         found[parsed["name"]] = environ.get(parsed["name"]) or parsed["value"]
     return found
 

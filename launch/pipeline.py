@@ -1,6 +1,6 @@
 """The telemetry pipeline beside the applications: installed and started on a thread of its own.
 
-From an empty cache the programs take about twenty minutes to build; the applications answer meanwhile,
+From an empty cache the programs take many minutes to build; the applications answer meanwhile,
 and keep their latest log lines until the collector is there.
 """
 

@@ -48,7 +48,7 @@ class PortSet:
 
 @dataclass(frozen=True, slots=True)
 class Ports(PortSet):
-    """The ports of one Ray cluster with Serve; the defaults are those of DESIGN §5 and of Ray."""
+    """The ports of one Ray cluster with Serve; the defaults are those of Ray, and ours."""
 
     ADVICE = (
         "End that program (another glasshouse, or Ray?), or run beside it: "
@@ -160,9 +160,11 @@ class BackendPorts(PortSet):
 
 
 def _port(settings: Mapping[str, str], name: str) -> int:
-    text = settings.get(name, "")
+    text = settings.get(name)
+    if text is None:
+        raise dotenv.BadSetting(f"{name} is missing in otel-collector/.env.")
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise dotenv.BadSetting(f"{name}={text!r} is not a port.")
+        raise dotenv.BadSetting(f"{name}={text!r} is not a port (otel-collector/.env, or the environment).")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN §2), and what must never stand in a file."""
+"""Who may import whom (ARCHITECTURE, code map), and what must never stand in a file."""
 
 import ast
 from pathlib import Path

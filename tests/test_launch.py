@@ -118,7 +118,7 @@ def test_a_program_that_dies_ends_everything(tmp_path: Path) -> None:
         (prometheus,) = [one for one in started if one.name() == "prometheus"]
         prometheus.kill()
         poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=60)
-        assert "failed: prometheus ended by itself (exit code -9)" in tree.log.read_text()
+        assert "failed: prometheus ended by itself (killed by SIGKILL)" in tree.log.read_text()
         assert tree.exit_code() == 1
         poll_until(lambda: not running(started), "the end of every process")
     finally:
@@ -165,6 +165,30 @@ def test_serve_run_starts_the_same_two(tmp_path: Path) -> None:
     finally:
         tree.end()
     assert tree.members() == []
+
+
+def test_any_number_of_signals_ends_it(tmp_path: Path) -> None:
+    """Signals that follow one another at once are one signal: nothing locks up."""
+    program = (
+        "from launch.__main__ import _stop_at_signals\n"
+        "stop = _stop_at_signals()\nprint('ready', flush=True)\nwhile not stop.wait(0.001): pass"
+    )
+    for number in range(4):
+        end_by_many_signals([sys.executable, "-c", program], tmp_path / f"{number}.log")
+
+
+def end_by_many_signals(command: list[str], log: Path) -> None:
+    """Start a program, and send it six signals at once when it says that it is ready."""
+    tree = ProcessTree(command, dict(os.environ), log)
+    try:
+        poll_until(lambda: "ready" in log.read_text(), "the start", timeout_s=60)
+        for kind in (signal.SIGINT, signal.SIGTERM) * 3:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(tree.pid, kind)
+        poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=10)
+        assert tree.exit_code() == 0
+    finally:
+        tree.end(patience_s=0.1)
 
 
 def test_a_wrong_configuration_is_refused_before_anything_starts(tmp_path: Path) -> None:

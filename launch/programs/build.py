@@ -10,7 +10,7 @@ from launch.programs.command import run
 from launch.programs.errors import CommandFailed, ProgramError
 from launch.programs.toolchain import Go
 
-EVERY_S = 10.0
+EVERY_S = 20.0  # between two lines of progress
 # Words of Go's own messages, and what to do about them.
 _REMEDIES = (
     (
@@ -43,7 +43,7 @@ def build(
         go: With what.
         made: Receives the binaries.
         work: Empty folder for what is thrown away afterwards.
-        tell: Told how far it is, every 10 s.
+        tell: Told how far it is, every 20 s.
         stop: Ends it.
 
     Raises:
@@ -68,7 +68,7 @@ def build(
 
 
 class _Progress:
-    """Counts Go's lines, and tells of them at most every 10 s."""
+    """Counts Go's lines, and tells of them now and then."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self.packages = 0
@@ -87,7 +87,7 @@ class _Progress:
     def compiled(self, lines: Sequence[str]) -> None:
         """Count what `go build -v` prints: the packages that it compiles, but for those in its cache."""
         self._compiled += sum(not line.startswith(("go: ", "#")) for line in lines)
-        self._now_and_then(f"{self._compiled} of {self.packages} packages compiled")
+        self._now_and_then(f"{self._compiled} packages compiled, of at most {self.packages}")
 
     def _now_and_then(self, what: str) -> None:
         now = time.monotonic()
@@ -97,8 +97,8 @@ class _Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return `40 s`, `8 min`: two digits are enough for people."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    """Return `40 s`, `8 min 20 s`."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def _explained(program: Program, said: str) -> str:
