@@ -177,11 +177,11 @@ def test_one_that_cannot_start_is_named(tmp_path: Path) -> None:
 
 
 def test_one_that_ends_is_named(pipeline: Pipeline) -> None:
-    """Which program ended by itself is told with its last words, until it runs again."""
+    """Which program ended by itself is told, with how, until it runs again."""
     running = pipeline.backends
     running.kill("blackbox_exporter")
     said = running.dead()
     assert said is not None
-    assert said.startswith("blackbox_exporter ended by itself (exit code -9). Its last words (")
+    assert said.startswith("blackbox_exporter ended by itself (killed by SIGKILL). It")
     running.start_one("blackbox_exporter")
     assert running.dead() is None
