@@ -4,7 +4,7 @@
 whole pipeline running, and are asked in turns: whatever the machine does meanwhile, it does to both.
 
 The difference is a fraction of a millisecond, the forward of a 640-pixel image a hundred, and its noise
-alone more than the difference. So both run the model at 320 pixels on one thread, and are asked as often
+alone more than the difference. So both run the model at 160 pixels on one thread, and are asked as often
 as the whole model on two cores can answer: what telemetry does once a second is then shared by as many.
 """
 
@@ -37,7 +37,7 @@ SETTLE_S = 20.0  # after a start, until everybody has done what is done once
 PAIRS = 40
 RATE = 14.0  # images a second
 HALF_S = 4.0  # of each half of a pair
-SMALL = {"image_size": 320, "threads": 1}
+SMALL = {"image_size": 160, "threads": 1}
 JPEG = {"Content-Type": "image/jpeg"}
 OFF = "detection-off"
 # Who is who, by a word of the command line; the first that fits.
@@ -151,7 +151,7 @@ def _on_and_off(head: RayHead) -> list[Row]:
         costs.append(pair[off])
     mean = statistics.fmean(differences)
     half = 1.96 * statistics.stdev(differences) / math.sqrt(PAIRS)
-    what = f"bus.jpg at 320 pixels, one thread, {RATE:g} a second"
+    what = f"bus.jpg at 160 pixels, one thread, {RATE:g} a second"
     return [
         Row("detect: CPU of the replica, telemetry off", statistics.fmean(costs), "ms an image", what),
         Row(
