@@ -120,7 +120,7 @@ class Observer:
 
         Lines written meanwhile carry the request id, and the trace id that the client sent or a new one.
         """
-        headers = dict(scope["headers"])
+        headers = dict(reversed(scope["headers"]))  # of two with one name the first, as Serve's answer has it
         account = _open(scope, headers)
         scope[KEY] = account
         if account.counted:
@@ -182,7 +182,7 @@ def _open(scope: Scope, headers: Mapping[bytes, bytes]) -> Account:
     return Account(
         given or uuid4().hex,
         probe=PROBE_HEADER in headers,
-        health=scope["path"].endswith(HEALTH),
+        health=scope["method"] == "GET" and scope["path"] == scope.get("root_path", "") + HEALTH,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch import backend_programs, programs
 from launch.backends import Backends
+from launch.dotenv import BadSetting
 from launch.ports import PortTaken
 from launch.processes import StartFailed
 
@@ -100,8 +101,12 @@ class Pipeline:
                 "GLASSHOUSE_TELEMETRY=off starts them alone."
             )
             return
-        except (StartFailed, PortTaken) as error:
+        except (StartFailed, PortTaken, BadSetting) as error:
             self._fail(str(error))
+            return
+        except Exception as error:
+            # Whatever it is, a folder that cannot be written perhaps: who waits for this thread must hear.
+            self._fail(f"telemetry could not be started: {type(error).__name__}: {error}")
             return
         if not self._stop.is_set():
             self._up.set()

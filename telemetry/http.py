@@ -26,7 +26,7 @@ class HttpMetrics:
     @guarded
     def arrived(self, method: str, scheme: str) -> None:
         """Count a request in."""
-        self._active[known(method), scheme] += 1
+        self._active[known(method), known_scheme(scheme)] += 1
 
     @guarded
     def left(
@@ -42,7 +42,7 @@ class HttpMetrics:
             error: `code` of the error answered; empty for none, and for one that is the client's.
             duration_s: Seconds.
         """
-        method = known(method)
+        method, scheme = known(method), known_scheme(scheme)
         self._active[method, scheme] -= 1
         key = (method, scheme, route, status, error)
         if (series := self._durations.get(key)) is None:
@@ -57,6 +57,11 @@ class HttpMetrics:
 def known(method: str) -> str:
     """Return the method, or `_OTHER` for one that somebody made up."""
     return method if method in KNOWN_METHODS else OTHER_METHOD
+
+
+def known_scheme(scheme: str) -> str:
+    """Return the scheme; `http` for what a client made up (`X-Forwarded-Proto` becomes it unchecked)."""
+    return scheme if scheme in attributes.SCHEME.values else "http"
 
 
 def _labels(method: str, scheme: str, route: str, status: int | None, error: str) -> dict[str, str]:

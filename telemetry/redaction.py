@@ -15,9 +15,11 @@ SECRET_NAMES = re.compile(
 )
 # name=value, "name": "value", name: value; of Authorization the scheme is left.
 _SECRETS = re.compile(
-    r"""(?P<name>[\w-]*(?:authori[sz]ation|passw(?:or)?d|secret|token|api[-_]?key|cookie|credential)[\w-]*
-        ["']?\s*[=:]\s*["']?)
-        (?P<scheme>(?:bearer|basic|digest|token)\s+)?
+    # What stands before the word stays as it is; all that may repeat is bounded, or a long run of letters
+    # takes minutes.
+    r"""(?P<name>(?:authori[sz]ation|passw(?:or)?d|secret|token|api[-_]?key|cookie|credential)[\w-]{0,32}
+        ["']?\s{0,4}[=:]\s{0,4}["']?)
+        (?P<scheme>(?:bearer|basic|digest|token)\s{1,4})?
         [^\s"',;&)}\]]+""",
     re.IGNORECASE | re.VERBOSE,
 )

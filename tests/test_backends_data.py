@@ -252,6 +252,17 @@ def test_names_are_as_declared(pipeline: Pipeline, process: Begin) -> None:
     poll_until(lambda: names() >= expected, f"{sorted(expected)}")
 
 
+def test_as_many_lines_as_one_may_ask_for(pipeline: Pipeline, process: Begin) -> None:
+    """5000 lines with all their fields, the most that a question may ask for, come in one answer."""
+    running = process()
+    for number in range(5_200):
+        fields = {f"field_{letter}": f"{number:0120d}" for letter in "abcdef"}
+        running.log.info("line %d", number, extra=fields)
+    stream = f'{{service_name="{running.service}"}}'
+    poll_until(lambda: pipeline.count(stream) == 5_200, "all of them", timeout_s=60)
+    assert len(pipeline.lines(stream)) == 5_000
+
+
 def test_a_flood_of_classes(pipeline: Pipeline, process: Begin) -> None:
     """10,000 names that no model declares land in one series, `other`, with their whole count."""
     running = process()

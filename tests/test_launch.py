@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,9 @@ import yaml
 from bench.load import Call, send_all
 from deployments.settings import CHECKOUT
 from launch.__main__ import _backend_ports
+from launch.backends import Backends
+from launch.dotenv import BadSetting
+from launch.pipeline import Pipeline
 from launch.ports import Ports, PortTaken
 from launch.processes import ProcessTree
 from tests.bad_requests import JPEG, JSON
@@ -123,6 +127,27 @@ def test_a_program_that_dies_ends_everything(tmp_path: Path) -> None:
         poll_until(lambda: not running(started), "the end of every process")
     finally:
         tree.end()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("read-only file system"), BadSetting("X is missing"), KeyError("x")]
+)
+def test_whatever_stops_the_pipeline_is_told(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that cannot be started, for any reason, says so, stops the launcher, and can be ended."""
+
+    def make(_: dict[str, Path]) -> Backends:
+        raise error
+
+    monkeypatch.setattr("launch.backend_programs.find", lambda **_: {})
+    stop = threading.Event()
+    pipeline = Pipeline(make, lambda _: None, stop)
+    pipeline.start()
+    assert stop.wait(10)
+    assert str(error.args[0]) in (pipeline.failure() or "")
+    ending = threading.Thread(target=pipeline.end, daemon=True)
+    ending.start()
+    ending.join(10)
+    assert not ending.is_alive()
 
 
 def test_without_telemetry_no_pipeline_is_started() -> None:

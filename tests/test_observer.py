@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -63,6 +63,35 @@ class Observed:
 
         return asyncio.run(send())
 
+    def raw(
+        self,
+        name: bytes,
+        value: bytes,
+        *,
+        more: Sequence[tuple[bytes, bytes]] = (),
+        scheme: str = "http",
+        events: Sequence[dict[str, Any]] = ({"type": "http.request", "body": b"x", "more_body": False},),
+    ) -> None:
+        """POST straight into ASGI: what no HTTP client sends; after the events the client is gone."""
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "scheme": scheme,
+            "path": "/detect/",
+            "root_path": "/detect",
+            "query_string": b"",
+            "headers": [(name, value), *more],
+        }
+        coming = iter(events)
+
+        async def receive() -> Any:
+            return next(coming, {"type": "http.disconnect"})
+
+        async def send(_: Any) -> None:
+            pass
+
+        asyncio.run(self.app(scope, receive, send))
+
     def lines(self, count: int) -> list[tuple[Any, dict[str, Any]]]:
         """Return so many request lines, once they are there: the OTLP record and its attributes."""
         poll_until(lambda: len(self._found()) >= count, f"{count} lines")
@@ -113,7 +142,7 @@ def tiny_app(observer: Observer) -> FastAPI:
     async def broken() -> Response:
         raise KeyError("a secret")
 
-    @app.post("/healthz")
+    @app.get("/healthz")
     async def healthz(request: Request) -> Response:
         if await request.body():
             raise Unavailable("Sick.", retry_after_s=1, code="unhealthy")
@@ -196,6 +225,38 @@ def test_a_hostile_tracestate_costs_nothing(observed: Observed) -> None:
     assert time.thread_time() - began - plain < 20 * plain
 
 
+@pytest.mark.parametrize("scheme", ["ws", "HTTPS", "gopher", ""])
+def test_a_made_up_scheme_leaves_no_request_out(observed: Observed, scheme: str) -> None:
+    """A client that says another scheme is in the metrics like anybody, and nothing raises."""
+    observed.raw(b"x-request-id", b"r1", scheme=scheme)
+    (point,) = observed.points(schema.HTTP_DURATION.name)
+    assert (point.count, point.attributes["url.scheme"]) == (1, "http")
+
+
+def test_only_healthz_itself_is_a_health_check(observed: Observed) -> None:
+    """A path that only ends like it is a request like any other: counted, with a line."""
+    observed.call("/no/healthz")
+    ((_, fields),) = observed.lines(1)
+    assert fields["outcome"] == "invalid"
+    assert observed.count(schema.HTTP_DURATION.name) == 1
+
+
+def test_of_two_request_ids_the_first(observed: Observed) -> None:
+    """The line has the id that Serve puts into the answer: the first, at most 128 characters of it."""
+    observed.raw(b"x-request-id", b"r" * 500, more=[(b"x-request-id", b"second")])
+    ((_, fields),) = observed.lines(1)
+    assert fields["request_id"] == "r" * 128
+
+
+def test_a_client_that_goes_away(observed: Observed) -> None:
+    """A client that goes in mid-upload is abandoned: no error of ours, and nothing is left in flight."""
+    observed.raw(b"x-request-id", b"r1", events=[{"type": "http.request", "body": b"x", "more_body": True}])
+    ((line, fields),) = observed.lines(1)
+    assert (fields["outcome"], line.severity_text) == ("abandoned", "INFO")
+    assert observed.count(schema.ERRORS.name) == 0
+    assert [point.value for point in observed.points(schema.HTTP_ACTIVE.name)] == [0]
+
+
 def test_made_up_requests_make_no_series(observed: Observed) -> None:
     """Paths and methods that a client makes up land in one series without a route, under `_OTHER`."""
     for number in range(30):
@@ -269,8 +330,8 @@ def test_a_probe_leaves_a_line_and_no_count(observed: Observed) -> None:
 
 def test_only_a_bad_health_check_is_told(observed: Observed) -> None:
     """A look at `healthz` leaves nothing while all is well, and a line when it is not."""
-    observed.call("/healthz")
-    observed.call("/healthz", content=b"be ill")
+    observed.call("/healthz", "GET")
+    observed.call("/healthz", "GET", content=b"be ill")
     ((_, fields),) = observed.lines(1)
     assert (fields["outcome"], fields["error_code"]) == ("unavailable", "unhealthy")
     assert observed.count(schema.HTTP_DURATION.name) == 0

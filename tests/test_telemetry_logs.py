@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -368,3 +369,33 @@ def test_lines_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             thread.join()
     logs.detach()
     assert len([json.loads(line) for line in file.read_text().splitlines()]) == 200
+
+
+LONG = {
+    "letters": "a" * 4_000,
+    "names": "secret" * 660,
+    "names, then a value": "token" * 790 + "=x",
+    "blanks": "secret" + " " * 3_990,
+    "bytes": "b'" * 2_000,
+    "addresses": "://a:" * 800,
+    "tokens": "eyJaaaaaaaa-" * 330,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_hostile_text_costs_what_plain_text_costs(text: str) -> None:
+    """No text makes the patterns work for longer than a few hundred times a plain one of the same length."""
+    plain = "plain words = 1 " * 250
+    began = time.thread_time()
+    for _ in range(20):
+        clean_text(plain)
+    usual = (time.thread_time() - began) / 20
+    began = time.thread_time()
+    clean_text(text)
+    assert time.thread_time() - began < 200 * usual + 0.02
+
+
+@pytest.mark.parametrize("name", ["my_api_key_2", "X-Auth-Token", "DB_PASSWORD", "client-secret"])
+def test_a_name_around_the_word_is_known(name: str) -> None:
+    """A secret's value is taken out whatever stands before and behind the word that tells it."""
+    assert clean_text(f"see {name}=hunter2, then") == f"see {name}=[redacted], then"
