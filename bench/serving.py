@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-import yaml
-
+from bench.cluster import JPEG, JSON, cpu_s, one_detector
 from bench.load import Call, Outcome, closed_loop, open_loop, percentile
 from bench.report import Row, table
 from bench.timing import mean_batch, stages
-from deployments.settings import CHECKOUT
 from launch.deploy import deploy
 from launch.ports import Ports
 from launch.ray_head import RayHead
@@ -25,8 +22,6 @@ from models import artifacts
 
 SECONDS = 15.0
 CLIENTS = 16
-JPEG = {"Content-Type": "image/jpeg"}
-JSON = {"Content-Type": "application/json"}
 
 
 def measure(progress: Callable[[str], None] = print) -> list[Row]:
@@ -44,15 +39,12 @@ def measure(progress: Callable[[str], None] = print) -> list[Row]:
 
 @contextmanager
 def _running(progress: Callable[[str], None]) -> Iterator[tuple[RayHead, float]]:
-    config = yaml.safe_load((CHECKOUT / "serve_config.yaml").read_text(encoding="utf-8"))
-    config["applications"][0]["deployments"][0]["autoscaling_config"]["max_replicas"] = 1
     with tempfile.TemporaryDirectory() as folder:
         head = RayHead(Path(folder) / "run", Ports.free(), environ={"GLASSHOUSE_HOME": folder})
-        config["http_options"]["port"] = head.ports.serve
         start = time.monotonic()
         try:
             head.start()
-            deploy(head, config, note=progress)
+            deploy(head, one_detector(head.ports.serve), note=progress)
             yield head, time.monotonic() - start
         finally:
             head.stop()
@@ -121,13 +113,9 @@ def _open(head: RayHead, call: Call, rate: float) -> list[Outcome]:
 def _with_cpu(head: RayHead, load: Callable[[], list[Outcome]]) -> tuple[list[Outcome], float]:
     """Return the outcomes, and the CPU milliseconds that Ray's processes spent on each."""
     processes = head.processes()
-    before = _cpu_s(processes)
+    before = cpu_s(processes)
     outcomes = load()
-    return outcomes, 1e3 * (_cpu_s(processes) - before) / len(outcomes)
-
-
-def _cpu_s(processes: list[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes if process.is_running())
+    return outcomes, 1e3 * (cpu_s(processes) - before) / len(outcomes)
 
 
 def _rate(outcomes: list[Outcome]) -> float:

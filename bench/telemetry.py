@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
+from bench.cluster import JPEG, cpu_s, one_detector
 from bench.load import Call, open_loop
 from bench.report import Row, table
-from deployments.settings import CHECKOUT
 from launch import backend_programs
 from launch.backends import Backends
 from launch.deploy import deploy
@@ -38,7 +37,6 @@ PAIRS = 40
 RATE = 14.0  # images a second
 HALF_S = 4.0  # of each half of a pair
 SMALL = {"image_size": 160, "threads": 1}
-JPEG = {"Content-Type": "image/jpeg"}
 OFF = "detection-off"
 # Who is who, by a word of the command line; the first that fits.
 NAMES = {
@@ -70,20 +68,16 @@ def measure(progress: Callable[[str], None] = print) -> list[Row]:
 
 @contextmanager
 def _running(progress: Callable[[str], None]) -> Iterator[tuple[RayHead, Backends, dict[str, Any]]]:
-    config = yaml.safe_load((CHECKOUT / "serve_config.yaml").read_text(encoding="utf-8"))
-    config["applications"][0]["deployments"][0]["autoscaling_config"]["max_replicas"] = 1
     backend_ports = BackendPorts.free()
     with tempfile.TemporaryDirectory() as folder:
         environ = {"GLASSHOUSE_HOME": folder, **backend_ports.environ}
         head = RayHead(Path(folder) / "run", Ports.free(), environ=environ)
-        config["http_options"]["port"] = head.ports.serve
-        backends = Backends(
+        config = one_detector(head.ports.serve)
+        backends = Backends.beside(
+            head,
             Path(folder) / "telemetry",
             backend_ports,
             backend_programs.find(),
-            ray_temp=head.temp,
-            serve_port=head.ports.serve,
-            haproxy_metrics_port=head.ports.haproxy_metrics,
             logs=Path(folder) / "logs",
         )
         try:
@@ -99,11 +93,11 @@ def _running(progress: Callable[[str], None]) -> Iterator[tuple[RayHead, Backend
 def _at_rest(head: RayHead, backends: Backends) -> list[Row]:
     time.sleep(SETTLE_S)
     groups = _groups(head, backends)
-    before = {name: sum(map(_cpu_s, found)) for name, found in groups.items()}
+    before = {name: cpu_s(found) for name, found in groups.items()}
     time.sleep(REST_S)
     rows, whole, whole_mib = [], 0.0, 0.0
     for name, found in groups.items():
-        share = (sum(map(_cpu_s, found)) - before[name]) / REST_S
+        share = (cpu_s(found) - before[name]) / REST_S
         mib = sum(process.memory_full_info().pss for process in found) / 2**20
         whole, whole_mib = whole + share, whole_mib + mib
         rows.append(Row(f"at rest: {name}", 100 * share, "% of a core", f"{mib:.0f} MiB (PSS)"))
@@ -187,10 +181,6 @@ class _Side:
 def _cpu_ns(pid: int) -> int:
     """Return the CPU time of all threads. By the scheduler's own count: `times()` counts whole 10 ms."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:2]) if process.is_running() else 0.0
 
 
 if __name__ == "__main__":

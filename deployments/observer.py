@@ -147,26 +147,21 @@ class Observer:
             self.metrics.error(account.error_code)
         if account.inference_id is not None and not account.probe:
             self.metrics.stages(account.stages)
+        latency_s = account.latency_s()
         if account.counted:
-            ours = account.error_code or "" if (account.status or 0) >= 500 else ""
-            self._http.left(
-                scope["method"],
-                scope.get("scheme", "http"),
-                _route(scope),
-                account.status,
-                ours,
-                account.latency_s(),
-            )
+            ours = account.error_code if (account.status or 0) >= 500 else None
+            scheme = scope.get("scheme", "http")
+            self._http.left(scope["method"], scheme, _route(scope), account.status, ours or "", latency_s)
         if not self.telemetry.on or (account.health and account.outcome == "answered"):
             return
-        logs.write_request(log, self._line(account), slow_s=self.slow_s)
+        logs.write_request(log, self._line(account, latency_s), slow_s=self.slow_s)
 
-    def _line(self, account: Account) -> logs.RequestLine:
+    def _line(self, account: Account, latency_s: float) -> logs.RequestLine:
         return logs.RequestLine(
             application=self.application,
             outcome=account.outcome,
             status=account.status or CLIENT_GONE,
-            latency_s=account.latency_s(),
+            latency_s=latency_s,
             request_id=account.request_id,
             inference_id=account.inference_id,
             error_code=account.error_code,

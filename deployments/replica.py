@@ -13,7 +13,7 @@ from uuid_utils import uuid7
 
 from deployments.errors import Unavailable
 from deployments.http import json_response
-from deployments.observer import Observer
+from deployments.observer import HEALTH, Observer
 from deployments.pipeline import RESTART_S, Pipeline
 from deployments.settings import CHECKOUT, Replica, Tunables
 from models import artifacts
@@ -85,7 +85,7 @@ class Service(Generic[Tuned]):
         self.observer = observer
         self._pipeline = pipeline
         self.reconfigure(tunables)
-        app.add_api_route("/healthz", self.healthz, summary="Does this replica work?")
+        app.add_api_route(HEALTH, self.healthz, summary="Does this replica work?")
 
     def reconfigure(self, tunables: Tuned) -> None:
         """Apply new limits to every request from now on; nothing restarts."""

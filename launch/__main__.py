@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         with _state(options.free_ports) as folder:
             environ = {name: os.environ.get(name) or value for name, value in backend_ports.environ.items()}
             head = RayHead(home() / "run", ports, environ=environ)
-            make = partial(_backends, head, backend_ports, folder)
+            make = partial(Backends.beside, head, folder, backend_ports, logs=home() / "logs")
             return _serve(config, head, Pipeline(make, _say, stop), stop)
     except (artifacts.ArtifactError, PortTaken, StartFailed, BadSetting, _BadConfig) as error:
         _say(f"failed: {error}")
@@ -120,18 +120,6 @@ def _state(free: bool) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _backends(head: RayHead, ports: BackendPorts, folder: Path, programs: dict[str, Path]) -> Backends:
-    return Backends(
-        folder,
-        ports,
-        programs,
-        ray_temp=head.temp,
-        serve_port=head.ports.serve,
-        haproxy_metrics_port=head.ports.haproxy_metrics,
-        logs=home() / "logs",
-    )
 
 
 def _stop_at_signals() -> threading.Event:

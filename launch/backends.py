@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -22,6 +23,7 @@ from launch.dotenv import PIPELINE
 from launch.ports import LOOPBACK, BackendPorts
 from launch.processes import ProcessTree, StartFailed
 from launch.programs import ProgramError
+from launch.ray_head import RayHead
 
 START_TIMEOUT_S = 60.0
 DRAIN_S = 3.0  # for what the collector can still deliver; the rest waits on disk
@@ -63,6 +65,21 @@ class Backends:
         )
         self._programs = backend_programs.describe(folder, ports, programs, self._settings)
         self._trees: dict[str, ProcessTree] = {}
+
+    @classmethod
+    def beside(
+        cls, head: RayHead, folder: Path, ports: BackendPorts, programs: Mapping[str, Path], *, logs: Path
+    ) -> Self:
+        """Return those that watch a Ray head of ours; it need not have been started."""
+        return cls(
+            folder,
+            ports,
+            programs,
+            ray_temp=head.temp,
+            serve_port=head.ports.serve,
+            haproxy_metrics_port=head.ports.haproxy_metrics,
+            logs=logs,
+        )
 
     def start(
         self, stop: threading.Event | None = None, note: Callable[[str], None] = lambda _: None

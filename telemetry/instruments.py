@@ -41,16 +41,12 @@ class Series:
     Args:
         put: Adds to a counter, records into a histogram, sets a gauge; see `Cell.put`. An attribute
             rather than a method: a call through this class would cost as much as the adding.
-        metric: What it is of.
-        labels: Declared ones only, see `Instruments.series`.
     """
 
-    __slots__ = ("labels", "metric", "put")
+    __slots__ = ("put",)
 
-    def __init__(self, put: Callable[[float], None], metric: Metric, labels: Labels) -> None:
+    def __init__(self, put: Callable[[float], None]) -> None:
         self.put = put
-        self.metric = metric
-        self.labels = labels
 
 
 class Family:
@@ -154,7 +150,7 @@ class Instruments:
         if metric.observed:
             raise Undeclared(f"{metric.name} is observed, not recorded.")
         put = _nowhere if self._cells is None else self._cells.cell(metric, labels).put
-        return Series(put, metric, dict(labels))
+        return Series(put)
 
 
 def _nowhere(_: float) -> None:

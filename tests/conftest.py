@@ -48,23 +48,16 @@ def watched(
     tmp_path_factory: pytest.TempPathFactory, cluster: Cluster, backend_ports: BackendPorts
 ) -> Generator[Pipeline, None, None]:
     """The pipeline that watches the cluster; it comes later, and what was written before waits for it."""
-    running = Pipeline(tmp_path_factory.mktemp("watched"), beside=cluster.head, ports=backend_ports)
-    try:
-        running.backends.start()
+    folder = tmp_path_factory.mktemp("watched")
+    with Pipeline(folder, beside=cluster.head, ports=backend_ports).up() as running:
         yield running
-    finally:
-        running.backends.stop()
 
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Generator[Pipeline, None, None]:
     """The one telemetry pipeline of this run; a test that ends a program starts it again."""
-    running = Pipeline(tmp_path_factory.mktemp("pipeline"))
-    try:
-        running.backends.start()
+    with Pipeline(tmp_path_factory.mktemp("pipeline")).up() as running:
         yield running
-    finally:
-        running.backends.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import os
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,21 @@ FAST = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
 }
 NOBODY = 9  # a port on which nothing listens
+
+
+def alone(folder: Path, ports: BackendPorts) -> Backends:
+    """Return backends beside no cluster, not started: Ray's files would be in `folder/ray`."""
+    ray = folder / "ray"
+    ray.mkdir(exist_ok=True)
+    return Backends(
+        folder / "telemetry",
+        ports,
+        backend_programs.find(),
+        ray_temp=ray,
+        serve_port=NOBODY,
+        haproxy_metrics_port=NOBODY,
+        logs=folder / "logs",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +72,23 @@ class Pipeline:
         self, folder: Path, *, beside: RayHead | None = None, ports: BackendPorts | None = None
     ) -> None:
         self.ray = beside.temp if beside else folder / "ray"
-        self.ray.mkdir(exist_ok=True)
         self.logs = folder / "logs"
-        self.backends = Backends(
-            folder / "telemetry",
-            ports or BackendPorts.free(),
-            backend_programs.find(),
-            ray_temp=self.ray,
-            serve_port=beside.ports.serve if beside else NOBODY,
-            haproxy_metrics_port=beside.ports.haproxy_metrics if beside else NOBODY,
-            logs=self.logs,
-        )
+        ports = ports or BackendPorts.free()
+        if beside:
+            self.backends = Backends.beside(
+                beside, folder / "telemetry", ports, backend_programs.find(), logs=self.logs
+            )
+        else:
+            self.backends = alone(folder, ports)
+
+    @contextmanager
+    def up(self) -> Iterator["Pipeline"]:
+        """Hold them running; they are ended whatever comes."""
+        try:
+            self.backends.start()
+            yield self
+        finally:
+            self.backends.stop()
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Ask Prometheus now; return the series of the answer."""

@@ -13,11 +13,10 @@ import pytest
 from launch import backend_programs, dotenv
 from launch.backend_check import problems
 from launch.backend_programs import NAMES
-from launch.backends import Backends
 from launch.dotenv import PIPELINE
 from launch.ports import BackendPorts, PortTaken
 from launch.processes import StartFailed
-from tests.pipeline import Pipeline
+from tests.pipeline import Pipeline, alone
 
 
 def test_shipped_configurations_are_valid() -> None:
@@ -105,22 +104,9 @@ def test_validate_as_a_command() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def backends(folder: Path, ports: BackendPorts) -> Backends:
-    """Return a pipeline that is not started."""
-    return Backends(
-        folder / "telemetry",
-        ports,
-        backend_programs.find(),
-        ray_temp=folder / "ray",
-        serve_port=9,
-        haproxy_metrics_port=9,
-        logs=folder / "logs",
-    )
-
-
 def test_all_start_and_all_end(tmp_path: Path) -> None:
     """All six come up and are ready; at the end none is left, and what one said is in its own file."""
-    running = backends(tmp_path, BackendPorts.free())
+    running = alone(tmp_path, BackendPorts.free())
     notes: list[str] = []
     try:
         running.start(note=notes.append)
@@ -145,7 +131,7 @@ def test_all_start_and_all_end(tmp_path: Path) -> None:
 
 def test_a_stop_while_they_start(tmp_path: Path) -> None:
     """Who asks for the end while they start waits for none of them, and none is left."""
-    running = backends(tmp_path, BackendPorts.free())
+    running = alone(tmp_path, BackendPorts.free())
     stop = threading.Event()
     stop.set()
     running.start(stop)
@@ -162,13 +148,13 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", ports.loki))
         taken.listen()
         with pytest.raises(PortTaken, match=rf"Port {ports.loki} \(loki\) is in use by .*pid"):
-            backends(tmp_path, ports).start()
+            alone(tmp_path, ports).start()
     assert not (tmp_path / "logs").exists()
 
 
 def test_one_that_cannot_start_is_named(tmp_path: Path) -> None:
     """A program that ends at its start is named with its last words, and the others are ended."""
-    running = backends(tmp_path, BackendPorts.free())
+    running = alone(tmp_path, BackendPorts.free())
     (tmp_path / "telemetry").mkdir()
     (tmp_path / "telemetry" / "alertmanager").write_text("a file where its folder should be")
     with pytest.raises(StartFailed, match=r"(?s)alertmanager did not start.*not a directory"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -63,6 +64,17 @@ def running(processes: list[psutil.Process]) -> list[str]:
     return names
 
 
+@contextlib.contextmanager
+def launched(tmp_path: Path) -> Iterator[ProcessTree]:
+    """Hold a launcher running beside any other glasshouse; it is ended whatever comes."""
+    command = [sys.executable, "-m", "launch", "--free-ports"]
+    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
+    try:
+        yield tree
+    finally:
+        tree.end()
+
+
 def printed_url(tree: ProcessTree) -> str:
     """Return the address that the launcher prints once everything is up; fail if it has ended."""
     if tree.exit_code() is not None:
@@ -75,10 +87,8 @@ def printed_url(tree: ProcessTree) -> str:
 @pytest.mark.data
 def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
     """`python -m launch` brings both up, says where, and at Ctrl-C ends every process with code 0."""
-    command = [sys.executable, "-m", "launch", "--free-ports"]
     before = ray_folders()
-    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
-    try:
+    with launched(tmp_path) as tree:
         url = poll_until(lambda: printed_url(tree), "the address", timeout_s=START_S)
         assert both_answer(url)
         poll_until(lambda: "telemetry is up" in tree.log.read_text(), "the pipeline", timeout_s=60)
@@ -89,34 +99,26 @@ def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
         assert tree.exit_code() == 0
         poll_until(lambda: not running(started), "the end of every process")
         assert ray_folders() == before
-    finally:
-        tree.end()
 
 
 @pytest.mark.cluster
 @pytest.mark.data
 def test_ctrl_c_is_heard_while_ray_starts(tmp_path: Path) -> None:
     """Interrupted before anything answers, the launcher ends Ray at once and leaves no file behind."""
-    command = [sys.executable, "-m", "launch", "--free-ports"]
     before = ray_folders()
-    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
-    try:
+    with launched(tmp_path) as tree:
         poll_until(lambda: "Ray starts" in tree.log.read_text(), "Ray's start", timeout_s=60)
         os.kill(tree.pid, signal.SIGINT)
         poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=45)
         assert (tree.exit_code(), "stopping" in tree.log.read_text()) == (0, True)
         assert ray_folders() == before
-    finally:
-        tree.end()
 
 
 @pytest.mark.cluster
 @pytest.mark.data
 def test_a_program_that_dies_ends_everything(tmp_path: Path) -> None:
     """When Prometheus ends by itself the launcher says which, shows its last words, and ends the rest."""
-    command = [sys.executable, "-m", "launch", "--free-ports"]
-    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
-    try:
+    with launched(tmp_path) as tree:
         poll_until(lambda: "otelcol" in tree.log.read_text(), "the pipeline", timeout_s=120)
         started = psutil.Process(tree.pid).children(recursive=True)
         (prometheus,) = [one for one in started if one.name() == "prometheus"]
@@ -125,8 +127,6 @@ def test_a_program_that_dies_ends_everything(tmp_path: Path) -> None:
         assert "failed: prometheus ended by itself (killed by SIGKILL)" in tree.log.read_text()
         assert tree.exit_code() == 1
         poll_until(lambda: not running(started), "the end of every process")
-    finally:
-        tree.end()
 
 
 @pytest.mark.parametrize(
@@ -162,16 +162,12 @@ def test_without_telemetry_no_pipeline_is_started() -> None:
 @pytest.mark.data
 def test_killed_launcher_leaves_nothing_behind(tmp_path: Path) -> None:
     """A launcher that is killed without a word takes Ray with it."""
-    command = [sys.executable, "-m", "launch", "--free-ports"]
-    tree = ProcessTree(command, environ(tmp_path), tmp_path / "launch.log")
-    try:
+    with launched(tmp_path) as tree:
         poll_until(lambda: "recommendation: " in tree.log.read_text(), "a started Ray", timeout_s=START_S)
         started = psutil.Process(tree.pid).children(recursive=True)
         assert len(started) > 5
         os.kill(tree.pid, signal.SIGKILL)
         poll_until(lambda: not running(started), "the end of every process", timeout_s=60)
-    finally:
-        tree.end()
 
 
 @pytest.mark.cluster
