@@ -10,9 +10,10 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeGuard, TypeVar
+
+from deployments.threads import pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = asyncio.Event()
         self._busy_since: float | None = None
         self._closed = False
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+        self._device = pool("device", 1)
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
 
     async def submit(self, item: Item) -> tuple[Result, BatchTiming]:

@@ -106,7 +106,7 @@ class DetectionService(Service[DetectionTunables]):
         known.ran(timing)
         known.inference_id = new_inference_id()
         if not known.probe:
-            self._record(detected.default_detections)
+            self.observer.later(self._record, detected.default_detections)
         return Inference(known.inference_id, upload, detected, timing)
 
     def _load(self, args: DetectionArgs, tunables: DetectionTunables) -> Detector:

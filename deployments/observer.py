@@ -1,8 +1,8 @@
 """What is known of one request, and what becomes of it: one log line, and the metrics.
 
 An `Account` travels with the request in its ASGI scope. Whoever learns something writes it there; the
-edge closes it when the answer has left, and everything is recorded then, at once, while the request's
-span is current, so that exemplars and the line carry the same trace id.
+edge closes it when the answer has left. Then everything is recorded at once, a little later and with
+others, in the request's context, so that exemplars and the line carry the same trace id.
 """
 
 import contextlib
@@ -111,6 +111,7 @@ class Observer:
         self.telemetry = telemetry
         self.metrics = ServingMetrics(telemetry.instruments)
         self.slow_s = float("inf")
+        self.later = telemetry.instruments.later
         self._http = HttpMetrics(telemetry.instruments)
         self._tracer = telemetry.tracers.get_tracer("glasshouse")
 
@@ -143,25 +144,30 @@ class Observer:
             span.end()
 
     def _close(self, account: Account, scope: Scope) -> None:
+        if account.counted:
+            self._http.left(scope["method"], scope.get("scheme", "http"))
+        self.later(self._record, account, scope, account.latency_s(), time.time())
+
+    def _record(self, account: Account, scope: Scope, latency_s: float, ended_s: float) -> None:
         if account.error_code is not None and not account.probe:
             self.metrics.error(account.error_code)
         if account.inference_id is not None and not account.probe:
             self.metrics.stages(account.stages)
-        latency_s = account.latency_s()
         if account.counted:
             ours = account.error_code if (account.status or 0) >= 500 else None
             scheme = scope.get("scheme", "http")
-            self._http.left(scope["method"], scheme, _route(scope), account.status, ours or "", latency_s)
+            self._http.took(scope["method"], scheme, _route(scope), account.status, ours or "", latency_s)
         if not self.telemetry.on or (account.health and account.outcome == "answered"):
             return
-        logs.write_request(log, self._line(account, latency_s), slow_s=self.slow_s)
+        logs.write_request(log, self._line(account, latency_s, ended_s), slow_s=self.slow_s)
 
-    def _line(self, account: Account, latency_s: float) -> logs.RequestLine:
+    def _line(self, account: Account, latency_s: float, ended_s: float) -> logs.RequestLine:
         return logs.RequestLine(
             application=self.application,
             outcome=account.outcome,
             status=account.status or CLIENT_GONE,
             latency_s=latency_s,
+            ended_s=ended_s,
             request_id=account.request_id,
             inference_id=account.inference_id,
             error_code=account.error_code,

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
 
 from deployments.admission import Admission, Place
 from deployments.batcher import Batcher, BatcherClosed, BatchTiming
 from deployments.errors import DeadlineExceeded, Unavailable
 from deployments.settings import Tunables
+from deployments.threads import pool
 from telemetry.serving import ServingMetrics
 
 Item = TypeVar("Item")
@@ -48,7 +48,7 @@ class Pipeline(Generic[Item, Result]):
         metrics.queue(lambda: len(self.batcher))
         self._workers = workers
         # Its own pool: asyncio's default one has few threads in a replica, and others use it.
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+        self._pool = pool("prepare", workers)
         self._closed = False
 
     def reconfigure(self, tunables: Tunables) -> None:
@@ -117,7 +117,7 @@ class Pipeline(Generic[Item, Result]):
 
     def _ran(self, run_s: float, size: int) -> None:
         self.admission.observe(run_s, size)
-        self.metrics.batch(size, self.batcher.limits.max_size, run_s)
+        self.metrics.later(self.metrics.batch, size, self.batcher.limits.max_size, run_s)
 
     def problems(self) -> list[str]:
         """Return what keeps this replica from answering; empty when it works."""

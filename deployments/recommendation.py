@@ -80,7 +80,7 @@ class RecommendationService(Service[RecommendationTunables]):
             content = self._answer(known.inference_id, query, found)
             answer = json_response(content, headers=inference_headers(known.inference_id, timing))
         if not known.probe:
-            self._record(query, found)
+            self.observer.later(self._record, query, found)
         return answer
 
     def _load(self, args: RecommendationArgs) -> Recommender:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import time_ns
 from typing import Any
 
@@ -40,9 +40,11 @@ class Cells:
     Args:
         scope: Name of the instrumentation scope that they are exported under.
         resource: Who this is.
+        settle: Called before each collection: brings what is still to be put.
     """
 
-    def __init__(self, scope: str, resource: Resource) -> None:
+    def __init__(self, scope: str, resource: Resource, settle: Callable[[], None] = lambda: None) -> None:
+        self.settle = settle
         self._scope = InstrumentationScope(scope)
         self._resource = resource
         self._lock = threading.Lock()
@@ -69,6 +71,7 @@ class Cells:
         Args:
             now_ns: Unix time of the collection, in nanoseconds.
         """
+        self.settle()
         with self._lock:
             found = [[*cells.values()] for cells in self._cells.values()]
             for cells in found:

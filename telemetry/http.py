@@ -29,10 +29,15 @@ class HttpMetrics:
         self._active[known(method), known_scheme(scheme)] += 1
 
     @guarded
-    def left(
+    def left(self, method: str, scheme: str) -> None:
+        """Count it out; the arguments as of `arrived`."""
+        self._active[known(method), known_scheme(scheme)] -= 1
+
+    @guarded
+    def took(
         self, method: str, scheme: str, route: str, status: int | None, error: str, duration_s: float
     ) -> None:
-        """Count it out, and record how long it took, while its span is current.
+        """Record how long a request took, in its context: the span makes the exemplar.
 
         Args:
             method: As `arrived`.
@@ -43,7 +48,6 @@ class HttpMetrics:
             duration_s: Seconds.
         """
         method, scheme = known(method), known_scheme(scheme)
-        self._active[method, scheme] -= 1
         key = (method, scheme, route, status, error)
         if (series := self._durations.get(key)) is None:
             series = self._durations[key] = self._instruments.series(schema.HTTP_DURATION, _labels(*key))

@@ -87,10 +87,19 @@ class Instruments:
         meter: Where the observed ones live; its provider should have `views()`.
         cells: Where the recorded ones live; None: nowhere.
         strict: Raise on programming errors; for tests.
+        later: Runs a recording soon, see `Deferred.put`; at once where not given.
     """
 
-    def __init__(self, meter: Meter, cells: Cells | None, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        cells: Cells | None,
+        *,
+        strict: bool = False,
+        later: Callable[..., None] | None = None,
+    ) -> None:
         self.strict = strict
+        self.later = later or _now
         self._meter = meter
         self._cells = cells
 
@@ -151,6 +160,11 @@ class Instruments:
             raise Undeclared(f"{metric.name} is observed, not recorded.")
         put = _nowhere if self._cells is None else self._cells.cell(metric, labels).put
         return Series(put)
+
+
+def _now(work: Callable[..., None], *args: Any) -> None:
+    """Where nothing is deferred."""
+    work(*args)
 
 
 def _nowhere(_: float) -> None:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -68,6 +68,7 @@ class RequestLine:
         status: HTTP status of the answer.
         latency_s: Seconds from arrival to answer.
         request_id: As in the answer.
+        ended_s: When the answer had left, in seconds since the epoch; now where not given.
         inference_id: Of an answered inference.
         error_code: Of an error answered.
         source: Where the request came from, as the client says.
@@ -81,6 +82,7 @@ class RequestLine:
     status: int
     latency_s: float
     request_id: str
+    ended_s: float = field(default_factory=time.time)
     inference_id: str | None = None
     error_code: str | None = None
     source: str | None = None
@@ -133,6 +135,8 @@ def write_request(log: logging.Logger, line: RequestLine, *, slow_s: float = flo
     # What `log.log` does, but for the search for who called it: for every handler it is a record.
     args = (line.application, line.outcome, line.status)
     record = log.makeRecord(log.name, level, __file__, 0, "%s %s %d", args, None, write_request.__name__)
+    record.created = line.ended_s  # now is later, see `telemetry.deferred`
+    record.msecs = line.ended_s % 1 * 1e3
     vars(record).update(fields)
     vars(record)[READY] = fields
     log.handle(record)

@@ -31,6 +31,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from telemetry import attributes, gpu, process, schema
 from telemetry.cell_reader import Cells, ExportingReader
+from telemetry.deferred import Deferred
 from telemetry.instruments import Instruments, views
 from telemetry.logs import Logs
 from telemetry.otlp import LogCarrier, MetricExporter, Mode, OtlpSettings
@@ -66,6 +67,7 @@ class _Export:
     exporter: MetricExporter
     outbox: Outbox
     logs: Logs
+    deferred: Deferred
 
 
 class Telemetry:
@@ -110,6 +112,7 @@ class Telemetry:
         if self._export is None or self._ended:
             return True
         deadline = time.monotonic() + timeout_s
+        self._export.deferred.drain()
         lines = self._export.outbox.force_flush(int(timeout_s * 500))
         try:
             self._export.meters.force_flush(max(1.0, (deadline - time.monotonic()) * 1e3))
@@ -129,6 +132,7 @@ class Telemetry:
             self._ended = True
         atexit.unregister(self.shutdown)
         deadline = time.monotonic() + timeout_s
+        self._export.deferred.close()
         self._export.logs.detach()
         self._export.outbox.shutdown(timeout_s / 2)
         try:
@@ -215,6 +219,8 @@ def build(
         return off()
     exporter = MetricExporter(settings.metrics_url, **settings.common())
     cells = cells or Cells(METER, resource)
+    deferred = Deferred()
+    cells.settle = deferred.drain
     reader = ExportingReader(
         cells,
         exporter,
@@ -223,12 +229,14 @@ def build(
         cardinality_limits=LIMITS,
     )
     meters = MeterProvider([reader, *readers], resource, shutdown_on_exit=False, views=views())
-    instruments = Instruments(meters.get_meter(METER), cells, strict=settings.mode is Mode.STRICT)
+    strict = settings.mode is Mode.STRICT
+    instruments = Instruments(meters.get_meter(METER), cells, strict=strict, later=deferred.put)
     outbox = _outbox(settings, resource, instruments)
     process.observe(instruments)
     gpu.observe(instruments, environ)
     service = str(resource.attributes["service.name"])
-    return Telemetry(instruments, _Export(meters, TraceIds(), exporter, outbox, Logs(service, outbox.put)))
+    logs = Logs(service, outbox.put)
+    return Telemetry(instruments, _Export(meters, TraceIds(), exporter, outbox, logs, deferred))
 
 
 def _outbox(settings: OtlpSettings, resource: Resource, instruments: Instruments) -> Outbox:

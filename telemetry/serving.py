@@ -15,6 +15,7 @@ class ServingMetrics:
 
     def __init__(self, instruments: Instruments) -> None:
         self.strict = instruments.strict
+        self.later = instruments.later
         self._instruments = instruments
         self._errors = instruments.family(schema.ERRORS, attributes.ERROR_CODE)
         self._refused = instruments.family(schema.REFUSED, attributes.REASON)
@@ -25,7 +26,7 @@ class ServingMetrics:
 
     @guarded
     def stages(self, seconds: Mapping[str, float]) -> None:
-        """Record one request's stages, `{"decode": 0.004, …}`, while its span is current."""
+        """Record one request's stages, `{"decode": 0.004, …}`, in its context."""
         for stage, duration_s in seconds.items():
             self._stages.of(stage).put(duration_s)
 

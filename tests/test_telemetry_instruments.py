@@ -26,7 +26,7 @@ def record_everything(box: Bench) -> None:
     """Record at least once into every metric that is ours to record or to observe."""
     http = HttpMetrics(box.instruments)
     http.arrived("POST", "http")
-    http.left("POST", "http", "/detect", 200, "", 0.1)
+    http.took("POST", "http", "/detect", 200, "", 0.1)
     serving = ServingMetrics(box.instruments)
     serving.stages(dict.fromkeys(attributes.STAGE.values, 0.01))
     serving.batch(3, 16, 0.2)
