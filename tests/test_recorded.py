@@ -1,7 +1,9 @@
 """What the two applications record of their answers: as often as they were given, probes left out."""
 
 import asyncio
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,8 @@ from deployments.pipeline import Pipeline
 from deployments.recommendation import RecommendationService
 from deployments.settings import Admitting, Batching, DetectionArgs, RecommendationArgs, Tunables
 from telemetry import schema
+from telemetry.cells import Cell, CounterCell, GaugeCell, HistogramCell
+from telemetry.exponential import ExponentialCell
 from telemetry.providers import Telemetry
 from telemetry.serving import ServingMetrics
 from tests.asgi import Asgi
@@ -127,3 +131,26 @@ def test_what_the_pipeline_records(box: Bench) -> None:
     refused = schema.REFUSED
     assert (box.value(refused, reason="full"), box.value(refused, reason="closing")) == (1, 1)
     assert box.value(schema.QUEUE_DEPTH) == 0
+
+
+@pytest.mark.data
+def test_no_telemetry_where_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is recorded on the threads that decode and run the model: `bench/telemetry.py` counts on it."""
+    recorded_on: set[str] = set()
+    for kind in (CounterCell, HistogramCell, ExponentialCell, GaugeCell):
+
+        def noting(cell: Cell, value: float, put: Callable[[Any, float], None] = kind.put) -> None:
+            recorded_on.add(threading.current_thread().name)
+            put(cell, value)
+
+        monkeypatch.setattr(kind, "put", noting)
+    telemetry = Telemetry(bench().instruments, None)
+    asgi = Asgi(lambda: DetectionService(DetectionArgs(device="cpu"), telemetry=telemetry), "/detect")
+    try:
+        recorded_on.clear()
+        assert asgi.request("POST", content=BUS, headers=JPEG).status_code == 200
+        assert asgi.request("POST", content=b"no image", headers=JPEG).status_code == 400
+    finally:
+        asgi.close()
+    assert recorded_on
+    assert not [name for name in recorded_on if name.startswith(("device", "prepare"))]
