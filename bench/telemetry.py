@@ -7,12 +7,14 @@ The difference is a fraction of a millisecond, the forward of a 640-pixel image 
 alone more than the difference. So both run the model at 160 pixels on one thread, and are asked as often
 as the whole model on two cores can answer: what telemetry does once a second is then shared by as many.
 
-Two processes that do the same differ by several tenths of a millisecond in the forward, for as long as they
-live (where their memory lies decides it). So the threads that decode and run the model, and in which
-telemetry has no code, are counted apart.
+Two processes that do the same may differ by tenths of a millisecond in the forward, for as long as they
+live. So the threads that decode and run the model, and in which telemetry has no code, are counted apart.
+
+What waits for company when the requests end is waited for, and counted too.
 """
 
 import asyncio
+import contextlib
 import copy
 import math
 import statistics
@@ -35,12 +37,15 @@ from launch.deploy import deploy
 from launch.ports import BackendPorts, Ports
 from launch.ray_head import RayHead
 from models import artifacts
+from telemetry.deferred import DELAY_S
+from telemetry.outbox import DELAY_S as LINES_DELAY_S
 
 REST_S = 60.0
 SETTLE_S = 20.0  # after a start, until everybody has done what is done once
-PAIRS = 40
+PAIRS = 24
 RATE = 14.0  # images a second
-HALF_S = 4.0  # of each half of a pair
+HALF_S = 8.0  # of each half of a pair
+TAIL_S = DELAY_S + LINES_DELAY_S + 0.5  # until the last line of it has left
 SMALL = {"image_size": 160, "threads": 1}
 OFF = "detection-off"
 MODEL_THREADS = {"device", "prepare"}  # as `deployments.threads.pool` calls them
@@ -188,22 +193,31 @@ class _Side:
         before = _spent(self._pid)
         load = open_loop(self._url, lambda _: self._call, rate=RATE, duration_s=HALF_S)
         outcomes = asyncio.run(load)
+        time.sleep(TAIL_S)
         after, images = _spent(self._pid), len(outcomes)
         if failed := [one for one in outcomes if one.status != 200]:
             raise RuntimeError(f"a request failed: {failed[0].status} {failed[0].body[:200]!r}")
-        return _Spent((after.model - before.model) / images, (after.others - before.others) / images)
+        return _since(before, after, images)
 
 
-def _spent(pid: int) -> _Spent:
-    """Return the CPU of all threads by now. By the scheduler's own count: `times()` counts whole 10 ms."""
-    model = others = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        spent_ns = int(path.read_text().split()[0])
-        if (path.parent / "comm").read_text().strip() in MODEL_THREADS:
-            model += spent_ns
-        else:
-            others += spent_ns
-    return _Spent(model / 1e6, others / 1e6)
+def _spent(pid: int) -> dict[tuple[str, bool], int]:
+    """Return the CPU nanoseconds of each thread by now, by its id and whether it is the model's.
+
+    By the scheduler's own count: `times()` counts whole 10 ms.
+    """
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            key = (task.name, (task / "comm").read_text().strip() in MODEL_THREADS)
+            found[key] = int((task / "schedstat").read_text().split()[0])
+    return found
+
+
+def _since(before: dict[tuple[str, bool], int], after: dict[tuple[str, bool], int], images: int) -> _Spent:
+    spent_ns = {True: 0, False: 0}
+    for (thread, is_model), now_ns in after.items():
+        spent_ns[is_model] += now_ns - before.get((thread, is_model), 0)
+    return _Spent(spent_ns[True] / images / 1e6, spent_ns[False] / images / 1e6)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,6 @@ class Cells:
         Args:
             now_ns: Unix time of the collection, in nanoseconds.
         """
-        self.settle()
         with self._lock:
             found = [[*cells.values()] for cells in self._cells.values()]
             for cells in found:
@@ -133,10 +132,16 @@ class _CellReader(MetricReader):
         super().__init__(*args, **options)
 
     def _set_meter_provider(self, meter_provider: MeterProvider) -> None:
-        """Have something to receive also where the SDK itself has nothing: then it would not call."""
+        """Settle the cells first, and receive also where the SDK itself has nothing: it would not call."""
         super()._set_meter_provider(meter_provider)
         collect: Any = self._collect
-        self._collect: Any = lambda *args, **options: collect(*args, **options) or MetricsData([])
+
+        def settled(*args: Any, **options: Any) -> MetricsData:
+            # Before the SDK's own metrics are read, so that all of an export is of one moment.
+            self._cells.settle()
+            return collect(*args, **options) or MetricsData([])
+
+        self._collect: Any = settled
 
     def _receive_metrics(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **options: Any

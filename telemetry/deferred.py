@@ -1,7 +1,7 @@
 """Recordings that wait for company: what a request leaves behind is written down two seconds later.
 
 What runs once a request runs in cold caches: between two of them the model's weights have passed through.
-The same code, run for many requests in a row on a thread of its own, costs a quarter (docs/adr/0008).
+The same code, run for many requests in a row on a thread of its own, costs about half (docs/adr/0008).
 """
 
 import logging
@@ -15,6 +15,7 @@ from typing import Any
 log = logging.getLogger("telemetry.deferred")
 
 DELAY_S = 2.0
+CLOSE_S = 1.0
 QUEUE = 10_000  # recordings; what is beyond is done at once, by who brings it
 # About 1 ms of work; then whoever waits for the interpreter gets it. Without, a request would wait 5 ms.
 STRETCH = 16
@@ -47,6 +48,8 @@ class Deferred:
             _run(work, args)
             return
         self._queue.append((copy_context(), work, args))
+        if self._closing.is_set():  # it was closed in between
+            self.drain()
 
     def drain(self) -> None:
         """Run all that waits now, and return when it is done."""
@@ -59,20 +62,25 @@ class Deferred:
                 if done % STRETCH == 0:
                     time.sleep(0)
 
-    def close(self) -> None:
-        """Run what waits, and end the thread; what comes later runs at once. Idempotent."""
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Run what waits, and end the thread; what comes later runs at once. Idempotent.
+
+        A recording that is stuck (a console that nobody reads) is waited for `timeout_s` at most.
+        """
         self._closing.set()
         if threading.current_thread() is not self._thread:  # a destructor may run anywhere
-            self._thread.join()
-        self.drain()
+            self._thread.join(timeout_s)
 
     def _work(self) -> None:
         while not self._closing.wait(self._delay_s):
             self.drain()
+        self.drain()
 
 
 def _run(work: Work, args: tuple[Any, ...]) -> None:
     try:
         work(*args)
     except Exception:  # the others must still be recorded
-        log.exception("something could not be recorded")
+        name = getattr(work, "__qualname__", repr(work))
+        # One message for each work: the console shows the same one once a minute only.
+        log.exception(f"{name} could not be recorded")  # noqa: G004

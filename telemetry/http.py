@@ -10,7 +10,7 @@ OTHER_METHOD = "_OTHER"
 
 
 class HttpMetrics:
-    """One per replica; used from its event loop, read by the exporter's thread.
+    """One per replica; `took` runs where recordings are drained, the others on its event loop.
 
     Args:
         instruments: Of this process.

@@ -135,7 +135,7 @@ def test_what_the_pipeline_records(box: Bench) -> None:
 
 @pytest.mark.data
 def test_no_telemetry_where_the_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is recorded on the threads that decode and run the model: `bench/telemetry.py` counts on it."""
+    """No metric is recorded on the threads that decode and run the model: the benchmark counts on it."""
     recorded_on: set[str] = set()
     for kind in (CounterCell, HistogramCell, ExponentialCell, GaugeCell):
 

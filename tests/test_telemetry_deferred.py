@@ -2,8 +2,9 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_one_that_raises_harms_nobody(idle: Deferred, caplog: pytest.LogCaptureF
         idle.drain()
         logging.getLogger("telemetry").propagate = kept
     assert done == [1]
-    assert [one.getMessage() for one in caplog.records] == ["something could not be recorded"]
+    assert [one.getMessage() for one in caplog.records] == ["_fail could not be recorded"]
 
 
 def _fail() -> None:
@@ -95,6 +96,33 @@ def test_the_end() -> None:
     deferred.put(done.append, 2)
     deferred.close()
     assert done == [1, 2]
+
+
+def test_the_end_waits_for_nobody() -> None:
+    """A recording that is stuck delays the end by the time allowed, and no more."""
+    deferred, stuck = Deferred(delay_s=0.01), threading.Event()
+
+    def wait() -> None:
+        stuck.wait(60)
+
+    deferred.put(wait)
+    began = time.monotonic()
+    deferred.close(0.2)
+    assert time.monotonic() - began < 10
+    stuck.set()
+
+
+def test_brought_while_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording that comes in the very moment of the end is run, too."""
+    deferred, done = Deferred(delay_s=NEVER_S), list[int]()
+
+    def closing() -> Context:
+        deferred.close()
+        return copy_context()
+
+    monkeypatch.setattr("telemetry.deferred.copy_context", closing)
+    deferred.put(done.append, 1)
+    assert done == [1]
 
 
 def test_brought_and_drained_from_many_threads(idle: Deferred) -> None:

@@ -186,6 +186,20 @@ def test_nothing_is_lost_by_stopping(receiver: Receiver, begin: Callable[..., Pr
     assert total(receiver, schema.LOGS_PROCESSED) == 700
 
 
+@pytest.mark.parametrize("end", ["flush", "shutdown"])
+def test_what_was_deferred_leaves_too(receiver: Receiver, begin: Callable[..., Process], end: str) -> None:
+    """A flush, and the end, first record what waits for company: its metric and its line arrive."""
+    receiver.up()
+    process = begin(OTEL_METRIC_EXPORT_INTERVAL="60000", OTEL_BLRP_SCHEDULE_DELAY="60000")
+    metrics = ServingMetrics(process.telemetry.instruments)
+    for number in range(40):
+        metrics.later(metrics.refused, "late")
+        metrics.later(process.log.info, "line %d", number)
+    getattr(process.telemetry, end)()
+    assert receiver.bodies() == [f"line {number}" for number in range(40)]
+    assert total(receiver, schema.REFUSED, reason="late") == 40
+
+
 class Silent(Receiver):
     """Takes the connection, and never answers."""
 
