@@ -146,9 +146,13 @@ class Observer:
     def _close(self, account: Account, scope: Scope) -> None:
         if account.counted:
             self._http.left(scope["method"], scope.get("scheme", "http"))
-        self.later(self._record, account, scope, account.latency_s(), time.time())
+        latency_s = account.latency_s()
+        # Slow by the limit of now: it may be another one when this is recorded.
+        self.later(self._record, account, scope, latency_s, time.time(), self.slow_s)
 
-    def _record(self, account: Account, scope: Scope, latency_s: float, ended_s: float) -> None:
+    def _record(
+        self, account: Account, scope: Scope, latency_s: float, ended_s: float, slow_s: float
+    ) -> None:
         if account.error_code is not None and not account.probe:
             self.metrics.error(account.error_code)
         if account.inference_id is not None and not account.probe:
@@ -159,7 +163,7 @@ class Observer:
             self._http.took(scope["method"], scheme, _route(scope), account.status, ours or "", latency_s)
         if not self.telemetry.on or (account.health and account.outcome == "answered"):
             return
-        logs.write_request(log, self._line(account, latency_s, ended_s), slow_s=self.slow_s)
+        logs.write_request(log, self._line(account, latency_s, ended_s), slow_s=slow_s)
 
     def _line(self, account: Account, latency_s: float, ended_s: float) -> logs.RequestLine:
         return logs.RequestLine(
