@@ -54,6 +54,9 @@ class Account:
         source: Where the request came from, as the client says.
         batch_size: How many ran together.
         stages: Seconds by stage, see `telemetry.attributes.STAGE`.
+        latency_s: Seconds from its arrival to its end; 0 until then.
+        ended_s: Time of its end, in seconds since the epoch; 0 until then.
+        slow_s: Latency that was slow when it ended: the limit may be another one when it is recorded.
     """
 
     request_id: str
@@ -65,6 +68,9 @@ class Account:
     source: str | None = None
     batch_size: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    latency_s: float = 0.0
+    ended_s: float = 0.0
+    slow_s: float = float("inf")
     _since: float = field(default_factory=time.monotonic)
 
     @contextlib.contextmanager
@@ -93,9 +99,9 @@ class Account:
             return "answered"
         return OUTCOMES.get(self.status, "invalid" if self.status < 500 else "failed")
 
-    def latency_s(self) -> float:
-        """Return the seconds since it arrived."""
-        return time.monotonic() - self._since
+    def end(self, slow_s: float) -> None:
+        """Note that it ends now, and from which latency on it is slow."""
+        self.latency_s, self.ended_s, self.slow_s = time.monotonic() - self._since, time.time(), slow_s
 
 
 class Observer:
@@ -146,32 +152,35 @@ class Observer:
     def _close(self, account: Account, scope: Scope) -> None:
         if account.counted:
             self._http.left(scope["method"], scope.get("scheme", "http"))
-        latency_s = account.latency_s()
-        # Slow by the limit of now: it may be another one when this is recorded.
-        self.later(self._record, account, scope, latency_s, time.time(), self.slow_s)
+        account.end(self.slow_s)
+        self.later(self._record, account, scope)
 
-    def _record(
-        self, account: Account, scope: Scope, latency_s: float, ended_s: float, slow_s: float
-    ) -> None:
+    def _record(self, account: Account, scope: Scope) -> None:
         if account.error_code is not None and not account.probe:
             self.metrics.error(account.error_code)
         if account.inference_id is not None and not account.probe:
             self.metrics.stages(account.stages)
         if account.counted:
             ours = account.error_code if (account.status or 0) >= 500 else None
-            scheme = scope.get("scheme", "http")
-            self._http.took(scope["method"], scheme, _route(scope), account.status, ours or "", latency_s)
+            self._http.took(
+                scope["method"],
+                scope.get("scheme", "http"),
+                _route(scope),
+                account.status,
+                ours or "",
+                account.latency_s,
+            )
         if not self.telemetry.on or (account.health and account.outcome == "answered"):
             return
-        logs.write_request(log, self._line(account, latency_s, ended_s), slow_s=slow_s)
+        logs.write_request(log, self._line(account), slow_s=account.slow_s)
 
-    def _line(self, account: Account, latency_s: float, ended_s: float) -> logs.RequestLine:
+    def _line(self, account: Account) -> logs.RequestLine:
         return logs.RequestLine(
             application=self.application,
             outcome=account.outcome,
             status=account.status or CLIENT_GONE,
-            latency_s=latency_s,
-            ended_s=ended_s,
+            latency_s=account.latency_s,
+            ended_s=account.ended_s,
             request_id=account.request_id,
             inference_id=account.inference_id,
             error_code=account.error_code,

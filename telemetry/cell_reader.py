@@ -40,11 +40,13 @@ class Cells:
     Args:
         scope: Name of the instrumentation scope that they are exported under.
         resource: Who this is.
-        settle: Called before each collection: brings what is still to be put.
+
+    Attributes:
+        settle: Called before each collection; whoever defers puts sets it to what brings them.
     """
 
-    def __init__(self, scope: str, resource: Resource, settle: Callable[[], None] = lambda: None) -> None:
-        self.settle = settle
+    def __init__(self, scope: str, resource: Resource) -> None:
+        self.settle: Callable[[], None] = lambda: None
         self._scope = InstrumentationScope(scope)
         self._resource = resource
         self._lock = threading.Lock()
