@@ -1,21 +1,20 @@
 """What being observed costs: CPU of an answer with telemetry on and off, and of everything at rest.
 
-`python -m bench.telemetry` prints the rows. Both replicas of the comparison live in one cluster, with the
-whole pipeline running, and are asked in turns: whatever the machine does meanwhile, it does to both.
+`python -m bench.telemetry` prints the rows. The comparison is within one process, with the whole pipeline
+running: two processes that do the same differ by more than telemetry costs, for as long as they live. One
+replica has the model once and the application twice, see `bench.switched`; it is asked in turns.
 
 The difference is a fraction of a millisecond, the forward of a 640-pixel image a hundred, and its noise
-alone more than the difference. So both run the model at 160 pixels on one thread, and are asked as often
-as the whole model on two cores can answer: what telemetry does once a second is then shared by as many.
+alone more than the difference. So a small photograph runs at 64 pixels on one thread, through all of the
+model's weights; as often as the whole model on two cores can answer: what telemetry does once a second is
+then shared by as many.
 
-Two processes that do the same may differ by tenths of a millisecond in the forward, for as long as they
-live. So the threads that decode and run the model, and in which telemetry has no code, are counted apart.
-
-What waits for company when the requests end is waited for, and counted too.
+What waits for company when the requests end is waited for, and counted too. What telemetry's threads do
+whether or not anybody asks goes on while the other side is asked, so it is measured there, and added.
 """
 
 import asyncio
 import contextlib
-import copy
 import math
 import statistics
 import tempfile
@@ -23,10 +22,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
+from PIL import Image
 
 from bench.cluster import JPEG, cpu_s, one_detector
 from bench.load import Call, open_loop
@@ -44,11 +46,13 @@ REST_S = 60.0
 SETTLE_S = 20.0  # after a start, until everybody has done what is done once
 PAIRS = 24
 RATE = 14.0  # images a second
-HALF_S = 8.0  # of each half of a pair
+HALF_S = 6.0  # of each half of a pair
 TAIL_S = DELAY_S + LINES_DELAY_S + 0.5  # until the last line of it has left
-SMALL = {"image_size": 160, "threads": 1}
-OFF = "detection-off"
-MODEL_THREADS = {"device", "prepare"}  # as `deployments.threads.pool` calls them
+SMALL = {"image_size": 64, "threads": 1}
+PHOTO_SIZE = (160, 214)  # of bus.jpg, made smaller
+SWITCHED = "detection-switched"
+MODEL = ("device", "prepare")  # threads that decode and run the model, by their names
+OURS = ("telemetry-", "log-outbox", "OtelPeriodic")  # and those of telemetry alone
 # Who is who, by a word of the command line; the first that fits.
 NAMES = {
     "ServeReplica:detection": "replica of detection",
@@ -72,7 +76,7 @@ def measure(progress: Callable[[str], None] = print) -> list[Row]:
         progress(f"at rest, {REST_S:g} s")
         rows = _at_rest(head, backends)
         progress(f"detections, {PAIRS} times {HALF_S:g} s with and without telemetry")
-        deploy(head, _twins(config))
+        deploy(head, _switched(config))
         rows += _on_and_off(head)
     return rows
 
@@ -129,41 +133,48 @@ def _groups(head: RayHead, backends: Backends) -> dict[str, list[psutil.Process]
     return groups
 
 
-def _twins(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration with a small detector, and the same a second time with telemetry off."""
-    both = copy.deepcopy(config)
-    both["applications"][0]["args"]["detector"] |= SMALL
-    twin = copy.deepcopy(both["applications"][0])
-    twin |= {
-        "name": OFF,
-        "route_prefix": f"/{OFF}",
-        "runtime_env": {"env_vars": {"GLASSHOUSE_TELEMETRY": "off"}},
+def _switched(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with one application: a small detector that can be asked in both ways."""
+    application = config["applications"][0]
+    args = {**application["args"], "detector": {**application["args"]["detector"], **SMALL}}
+    switched = {
+        "name": SWITCHED,
+        "route_prefix": f"/{SWITCHED}",
+        "import_path": "bench.switched:build",
+        "args": args,
     }
-    both["applications"].append(twin)
-    return both
+    return {**config, "applications": [switched]}
 
 
 def _on_and_off(head: RayHead) -> list[Row]:
-    photo = artifacts.fetch("bus.jpg").read_bytes()
-    on, off = (_Side(head, name, path, photo) for name, path in (("detection", "/detect"), (OFF, f"/{OFF}")))
-    for side in (on, off):
-        side.ask()
-    model, others, costs = [], [], []
+    replica = _Replica(head, _small_photo())
+    replica.ask("on"), replica.ask("off")  # what is done once
+    added: list[_Spent] = []
+    standing, costs = [], []
     for number in range(PAIRS):
-        # The order changes: who comes second finds warm caches, or a neighbour that has woken up.
-        pair = {side: side.ask() for side in ((on, off) if number % 2 else (off, on))}
-        model.append(pair[on].model - pair[off].model)
-        others.append(pair[on].others - pair[off].others)
-        costs.append(pair[off].model + pair[off].others)
-    what = f"bus.jpg at 160 pixels, one thread, {RATE:g} a second"
+        # The order changes: who comes second finds warm caches.
+        pair = {side: replica.ask(side) for side in (("on", "off") if number % 2 else ("off", "on"))}
+        added.append(pair["on"] - pair["off"])
+        standing.append(pair["off"].ours)
+        costs.append(pair["off"].whole - pair["off"].ours)
+    what = f"bus.jpg at {SMALL['image_size']} pixels, one thread, {RATE:g} a second"
+    whole = [one.whole + always for one, always in zip(added, standing, strict=True)]
     return [
         Row("detect: CPU of the replica, telemetry off", statistics.fmean(costs), "ms an image", what),
-        _difference("detect: CPU that telemetry adds", others),
-        _difference("detect: by how much decode and forward of the two replicas differ", model),
+        _mean("detect: CPU that telemetry adds", whole),
+        _mean(".. in its own threads", [one.ours + so for one, so in zip(added, standing, strict=True)]),
+        _mean(".. in the event loop and the rest", [one.rest for one in added]),
+        _mean(".. in the threads that decode and run the model", [one.model for one in added]),
     ]
 
 
-def _difference(name: str, found: Sequence[float]) -> Row:
+def _small_photo() -> bytes:
+    with Image.open(artifacts.fetch("bus.jpg")) as photo, BytesIO() as small:
+        photo.resize(PHOTO_SIZE).save(small, "JPEG", quality=90)
+        return small.getvalue()
+
+
+def _mean(name: str, found: Sequence[float]) -> Row:
     mean = statistics.fmean(found)
     half = 1.96 * statistics.stdev(found) / math.sqrt(len(found))
     interval = f"95 % interval {mean - half:.2f} to {mean + half:.2f}; {len(found)} pairs of {HALF_S:g} s"
@@ -172,52 +183,58 @@ def _difference(name: str, found: Sequence[float]) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class _Spent:
-    """CPU of a replica: milliseconds, of the threads that decode and run the model, and of the others."""
+    """CPU milliseconds an image: of the model's threads, of telemetry's own, and of the rest."""
 
     model: float
-    others: float
+    ours: float
+    rest: float
+
+    @property
+    def whole(self) -> float:
+        return self.model + self.ours + self.rest
+
+    def __sub__(self, other: "_Spent") -> "_Spent":
+        return _Spent(self.model - other.model, self.ours - other.ours, self.rest - other.rest)
 
 
-class _Side:
-    """One of the two replicas that are compared."""
+class _Replica:
+    """The replica that can be asked in both ways."""
 
-    def __init__(self, head: RayHead, name: str, path: str, photo: bytes) -> None:
-        (deployment,) = (head.applications() or {})[name]["deployments"].values()
+    def __init__(self, head: RayHead, photo: bytes) -> None:
+        (deployment,) = (head.applications() or {})[SWITCHED]["deployments"].values()
         (replica,) = deployment["replicas"]
         self._pid = int(replica["pid"])
         self._url = head.url
-        self._call = Call("POST", path, photo, JPEG)
+        self._photo = photo
 
-    def ask(self) -> _Spent:
+    def ask(self, side: str) -> _Spent:
         """Send requests for a while; return the CPU that the replica spent on each."""
-        before = _spent(self._pid)
-        load = open_loop(self._url, lambda _: self._call, rate=RATE, duration_s=HALF_S)
+        call = Call("POST", f"/{SWITCHED}/{side}", self._photo, JPEG)
+        before = _spent_ns(self._pid)
+        load = open_loop(self._url, lambda _: call, rate=RATE, duration_s=HALF_S)
         outcomes = asyncio.run(load)
         time.sleep(TAIL_S)
-        after, images = _spent(self._pid), len(outcomes)
+        after = _spent_ns(self._pid)
         if failed := [one for one in outcomes if one.status != 200]:
             raise RuntimeError(f"a request failed: {failed[0].status} {failed[0].body[:200]!r}")
-        return _since(before, after, images)
+        return self._divide({one: ns - before.get(one, 0) for one, ns in after.items()}, len(outcomes))
+
+    def _divide(self, spent_ns: dict[str, int], images: int) -> _Spent:
+        names = httpx.get(f"{self._url}/{SWITCHED}/threads").raise_for_status().json()
+        model, ours = (
+            sum(ns for one, ns in spent_ns.items() if names.get(one, "").startswith(words)) / images / 1e6
+            for words in (MODEL, OURS)
+        )
+        return _Spent(model, ours, sum(spent_ns.values()) / images / 1e6 - model - ours)
 
 
-def _spent(pid: int) -> dict[tuple[str, bool], int]:
-    """Return the CPU nanoseconds of each thread by now, by its id and whether it is the model's.
-
-    By the scheduler's own count: `times()` counts whole 10 ms.
-    """
+def _spent_ns(pid: int) -> dict[str, int]:
+    """Return the CPU of each thread by now, by its id; by the scheduler: `times()` counts whole 10 ms."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            key = (task.name, (task / "comm").read_text().strip() in MODEL_THREADS)
-            found[key] = int((task / "schedstat").read_text().split()[0])
+            found[task.name] = int((task / "schedstat").read_text().split()[0])
     return found
-
-
-def _since(before: dict[tuple[str, bool], int], after: dict[tuple[str, bool], int], images: int) -> _Spent:
-    spent_ns = {True: 0, False: 0}
-    for (thread, is_model), now_ns in after.items():
-        spent_ns[is_model] += now_ns - before.get((thread, is_model), 0)
-    return _Spent(spent_ns[True] / images / 1e6, spent_ns[False] / images / 1e6)
 
 
 if __name__ == "__main__":

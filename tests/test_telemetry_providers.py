@@ -18,7 +18,7 @@ from telemetry.line import Line
 from telemetry.metric import Metric
 from telemetry.otlp import Mode, OtlpSettings
 from telemetry.outbox import Fate, Outbox
-from telemetry.providers import Telemetry, build, describe
+from telemetry.providers import Telemetry, build, describe, off
 from telemetry.serving import ServingMetrics
 from tests.otlp_receiver import Receiver
 from tests.poll import poll_until
@@ -384,3 +384,10 @@ def test_many_writers_one_outbox() -> None:
         f"{writer}/{number}" for writer in range(4) for number in range(500)
     )
     assert counts == {"": 2_000, "queue_full": 0, "rejected": 0, "shutdown": 0}
+
+
+def test_off_forgets_recordings() -> None:
+    """Where telemetry is off, a recording is not even run: on the event loop it would cost."""
+    ran: list[int] = []
+    off().instruments.later(ran.append, 1)
+    assert ran == []
