@@ -110,14 +110,15 @@ class Spool:
             self._set_aside()
 
     def depth(self) -> Depth:
-        """Return what waits; what has been shipped meanwhile is not counted any more."""
-        for path in [path for path in self._waiting if not path.exists()]:
-            del self._waiting[path]
-        found = list(self._waiting.values())
-        if self._segment is not None and self._segment.entries:
-            found.append((self._begun, self._segment.bytes))
-        oldest_s = self._clock() - min((begun for begun, _ in found), default=self._clock())
-        return Depth(sum(size for _, size in found), oldest_s)
+        """Return what waits; what has been shipped meanwhile is not counted any more. Any thread."""
+        waiting, segment, begun, now = self._waiting.copy(), self._segment, self._begun, self._clock()
+        for path in waiting:
+            if not path.exists():
+                self._waiting.pop(path, None)
+        found = [known for path, known in waiting.items() if path in self._waiting]
+        if segment is not None and segment.entries:
+            found.append((begun, segment.bytes))
+        return Depth(sum(size for _, size in found), now - min((begun for begun, _ in found), default=now))
 
     def close(self) -> None:
         """Close the segment and give the spool up, for others to ship. Idempotent."""
@@ -134,7 +135,8 @@ class Spool:
         if self._segment is None:
             segment = Segment(self.folder / f"{self._number + 1:08d}{SUFFIX}", self._durability)
             self._number += 1
-            self._segment, self._begun = segment, self._clock()
+            self._begun = self._clock()  # before the other: `depth` reads both
+            self._segment = segment
         return self._segment
 
     def _set_aside(self) -> None:
