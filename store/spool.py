@@ -95,11 +95,11 @@ class Spool:
         try:
             self._current().append(entries)
         except NotDurable as error:
-            if error.reason == "full":
-                raise
-            # A broken file is left to who ships: the next one may be well.
-            self._set_aside()
-            self._current().append(entries)
+            if error.reason == "broken":
+                # The next entries find a new file. These do not: where it broke in mid-commit they may be
+                # in the old one, and would be there twice.
+                self._set_aside()
+            raise
 
     def rotate(self) -> None:
         """Close the segment that is full or old enough, so that it can be shipped."""

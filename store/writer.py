@@ -118,7 +118,11 @@ class Writer:
             for one in group:
                 _tell(one, _closed())
             return
-        running.add_done_callback(lambda done: self._done(group, len(entries), began, done.exception()))
+        running.add_done_callback(
+            lambda done: self._done(
+                group, len(entries), began, _closed() if done.cancelled() else done.exception()
+            )
+        )
 
     def _done(
         self, group: Sequence[_Waiting], entries: int, began: float, error: BaseException | None
@@ -126,7 +130,6 @@ class Writer:
         if error is not None and not isinstance(error, NotDurable):
             error = NotDurable("broken", f"the spool failed: {error!r}")
         self._last = error
-        self._observe(Write(entries, time.monotonic() - began, error))
         for one in group:
             _tell(one, error)
         self._busy = bool(self._waiting)
@@ -134,6 +137,8 @@ class Writer:
             self._start()
         elif self._timer is None and self._spool is not None:
             self._timer = self._loop.call_later(self._spool.limits.segment_s, self._rest)
+        # Last: whatever it raises, nobody waits for ever.
+        self._observe(Write(entries, time.monotonic() - began, error))
 
     def _rest(self) -> None:
         """Close the segment that nobody writes to any more, so that it is shipped."""

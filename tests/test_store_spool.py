@@ -225,11 +225,14 @@ def test_what_is_no_segment_is_said(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_broken_file_is_left_and_the_next_one_taken(tmp_path: Path) -> None:
-    """A segment that breaks under the writer is set aside; the entries go into a new one."""
+    """A segment that breaks under the writer refuses once; what follows goes into a new one."""
     spool = Spool(tmp_path, "detection")
     spool.append([entry(0)])
     with sqlite3.connect(segments(spool.folder)[0]) as other:
         other.execute("DROP TABLE entry")
+    with pytest.raises(NotDurable, match="no such table") as refusal:
+        spool.append([entry(1)])
+    assert refusal.value.reason == "broken"
     spool.append([entry(1)])
     assert len(segments(spool.folder)) == 2
     assert list(SegmentReader(segments(spool.folder)[1])) == [entry(1)]

@@ -168,3 +168,20 @@ async def test_who_waits_at_the_end_is_told(tmp_path: Path) -> None:
     assert results[0] is None
     assert isinstance(results[1], NotDurable)
     assert ids(tmp_path) == ["id-0"]
+
+
+@on_a_loop
+async def test_an_observer_that_fails_holds_nobody_up(tmp_path: Path) -> None:
+    """Whatever `observe` raises, the entries are kept, and their callers go on."""
+    raised: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context["exception"]))
+
+    def fail(_: Write) -> None:
+        raise KeyError("observer")
+
+    one = Writer(lambda: Spool(tmp_path, "detection"), ThreadPoolExecutor(1), fail)
+    await one.put(entry(0))
+    await one.put(entry(1))
+    assert ids(tmp_path) == ["id-0", "id-1"]
+    assert raised
+    one.close()
