@@ -9,8 +9,8 @@ alone more than the difference. So a small photograph runs at 64 pixels on one t
 model's weights; as often as the whole model on two cores can answer: what telemetry does once a second is
 then shared by as many.
 
-What waits for company when the requests end is waited for, and counted too. What telemetry's threads do
-whether or not anybody asks goes on while the other side is asked, so it is measured there, and added.
+What waits for company when the requests end is waited for, and counted too. Telemetry's own threads are
+counted whole: they work on while the other side is asked, so a difference would miss a part.
 """
 
 import asyncio
@@ -148,21 +148,21 @@ def _switched(config: dict[str, Any]) -> dict[str, Any]:
 
 def _on_and_off(head: RayHead) -> list[Row]:
     replica = _Replica(head, _small_photo())
-    replica.ask("on"), replica.ask("off")  # what is done once
+    for side in ("on", "off"):  # what is done once
+        replica.ask(side)
     added: list[_Spent] = []
-    standing, costs = [], []
+    costs = []
     for number in range(PAIRS):
         # The order changes: who comes second finds warm caches.
         pair = {side: replica.ask(side) for side in (("on", "off") if number % 2 else ("off", "on"))}
-        added.append(pair["on"] - pair["off"])
-        standing.append(pair["off"].ours)
-        costs.append(pair["off"].whole - pair["off"].ours)
+        on, off = pair["on"], pair["off"]
+        added.append(_Spent(on.model - off.model, on.ours, on.rest - off.rest))
+        costs.append(off.model + off.rest)
     what = f"bus.jpg at {SMALL['image_size']} pixels, one thread, {RATE:g} a second"
-    whole = [one.whole + always for one, always in zip(added, standing, strict=True)]
     return [
         Row("detect: CPU of the replica, telemetry off", statistics.fmean(costs), "ms an image", what),
-        _mean("detect: CPU that telemetry adds", whole),
-        _mean(".. in its own threads", [one.ours + so for one, so in zip(added, standing, strict=True)]),
+        _mean("detect: CPU that telemetry adds", [one.model + one.ours + one.rest for one in added]),
+        _mean(".. in its own threads", [one.ours for one in added]),
         _mean(".. in the event loop and the rest", [one.rest for one in added]),
         _mean(".. in the threads that decode and run the model", [one.model for one in added]),
     ]
@@ -188,13 +188,6 @@ class _Spent:
     model: float
     ours: float
     rest: float
-
-    @property
-    def whole(self) -> float:
-        return self.model + self.ours + self.rest
-
-    def __sub__(self, other: "_Spent") -> "_Spent":
-        return _Spent(self.model - other.model, self.ours - other.ours, self.rest - other.rest)
 
 
 class _Replica:

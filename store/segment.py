@@ -94,9 +94,9 @@ class Segment:
             raise _not_durable(self.path, error) from error
         self.entries += len(entries)
         self._image_end += sum(length for _, length in filter(None, places))
-        self.bytes = self._image_end + self.bytes_of_rows()
+        self.bytes = self._image_end + self._bytes_of_rows()
 
-    def bytes_of_rows(self) -> int:
+    def _bytes_of_rows(self) -> int:
         """Return what the rows take on the disk, SQLite's log included."""
         return sum(file.stat().st_size for file in files_of(self.path)[:2] if file.exists())
 

@@ -112,10 +112,12 @@ class Spool:
     def depth(self) -> Depth:
         """Return what waits; what has been shipped meanwhile is not counted any more. Any thread."""
         waiting, segment, begun, now = self._waiting.copy(), self._segment, self._begun, self._clock()
-        for path in waiting:
-            if not path.exists():
+        found = []
+        for path, known in waiting.items():
+            if path.exists():
+                found.append(known)
+            else:
                 self._waiting.pop(path, None)
-        found = [known for path, known in waiting.items() if path in self._waiting]
         if segment is not None and segment.entries:
             found.append((begun, segment.bytes))
         return Depth(sum(size for _, size in found), now - min((begun for begun, _ in found), default=now))
@@ -124,8 +126,7 @@ class Spool:
         """Close the segment and give the spool up, for others to ship. Idempotent."""
         if self._owner < 0:
             return
-        if self._segment is not None:
-            self._set_aside()
+        self._set_aside()
         os.close(self._owner)
         self._owner = -1
 

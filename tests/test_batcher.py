@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pytest
 
 from deployments.batcher import Batcher, BatcherClosed, BatchLimits
+from tests.loop import run
 from tests.poll import poll_until_async
 
 
@@ -29,11 +30,6 @@ class Device:
         if set(items) & set(self.poison):
             raise ValueError("poison")
         return [2 * item for item in items]
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run one asynchronous test."""
-    asyncio.run(asyncio.wait_for(test(), 30))
 
 
 async def busy(batcher: Batcher[int, int], device: Device) -> asyncio.Task[Any]:

@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
@@ -12,13 +10,9 @@ from deployments.pipeline import Pipeline
 from deployments.settings import Admitting, Batching, Tunables
 from telemetry.providers import off
 from telemetry.serving import ServingMetrics
+from tests.loop import run
 
 SILENT = ServingMetrics(off().instruments)
-
-
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run one asynchronous test."""
-    asyncio.run(asyncio.wait_for(test(), 30))
 
 
 def slow_pipeline(device_s: float, deadline_s: float) -> Pipeline[int, int]:

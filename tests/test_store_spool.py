@@ -118,8 +118,6 @@ def test_an_owner_is_alone(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from store.spool import Spool, SpoolLimits
 from tests.test_store_spool import entry

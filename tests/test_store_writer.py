@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from store.errors import NotDurable
 from store.segment_reader import SegmentReader
 from store.spool import Spool, SpoolLimits, own, segments
 from store.writer import Write, Writer
+from tests.loop import run
 from tests.poll import poll_until_async
 
 # A timer of a segment that is never due would keep no loop alive; a short one shows that it is closed.
@@ -21,13 +23,13 @@ LIMITS = SpoolLimits(segment_s=0.05)
 
 
 def on_a_loop(test: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
-    """Run an asynchronous test, for so long at most."""
+    """Make an asynchronous test one that pytest can run."""
 
-    def run(tmp_path: Path) -> None:
-        asyncio.run(asyncio.wait_for(test(tmp_path), 30))
+    def runs(tmp_path: Path) -> None:
+        run(partial(test, tmp_path))
 
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
+    runs.__name__, runs.__doc__ = test.__name__, test.__doc__
+    return runs
 
 
 def entry(number: int) -> Entry:
