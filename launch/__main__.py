@@ -4,6 +4,7 @@ The telemetry pipeline comes up beside the applications; `GLASSHOUSE_TELEMETRY=o
 """
 
 import argparse
+import atexit
 import contextlib
 import os
 import shutil
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 INTERRUPTED = 130  # as a shell reports SIGINT
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _BadConfig(ValueError):
@@ -138,9 +140,16 @@ def _stop_at_signals() -> threading.Event:
         stop.set()
 
     threading.Thread(target=listen, name="signals", daemon=True).start()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, on_signal)
+    # In its last milliseconds the interpreter takes its handlers away, and the next signal would kill it.
+    atexit.register(_ignore_signals)
     return stop
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _serve(config: dict[str, Any], head: RayHead, pipeline: Pipeline | None, stop: threading.Event) -> int:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,14 +189,31 @@ def test_serve_run_starts_the_same_two(tmp_path: Path) -> None:
     assert tree.members() == []
 
 
+WAITS_FOR_A_SIGNAL = (
+    "from launch.__main__ import _stop_at_signals\n"
+    "stop = _stop_at_signals()\nprint('ready', flush=True)\nwhile not stop.wait(0.001): pass"
+)
+
+
 def test_any_number_of_signals_ends_it(tmp_path: Path) -> None:
     """Signals that follow one another at once are one signal: nothing locks up."""
-    program = (
-        "from launch.__main__ import _stop_at_signals\n"
-        "stop = _stop_at_signals()\nprint('ready', flush=True)\nwhile not stop.wait(0.001): pass"
-    )
     for number in range(2):
-        end_by_many_signals([sys.executable, "-c", program], tmp_path / f"{number}.log")
+        end_by_many_signals([sys.executable, "-c", WAITS_FOR_A_SIGNAL], tmp_path / f"{number}.log")
+
+
+def test_signals_until_the_very_end_do_not_kill_it(tmp_path: Path) -> None:
+    """Signals that go on while the interpreter itself ends change nothing: the exit code is the program's."""
+    log = tmp_path / "log"
+    tree = ProcessTree([sys.executable, "-c", WAITS_FOR_A_SIGNAL], dict(os.environ), log)
+    try:
+        poll_until(lambda: "ready" in log.read_text(), "the start", timeout_s=60)
+        deadline = time.monotonic() + 10
+        while tree.exit_code() is None and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(tree.pid, signal.SIGTERM)
+        assert tree.exit_code() == 0
+    finally:
+        tree.end(patience_s=0.1)
 
 
 def end_by_many_signals(command: list[str], log: Path) -> None:
