@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import detector, recommender, serving, telemetry
 from bench.report import Row, machine, table, write_json
-from deployments.settings import home
+from store.places import home
 
 PARTS: dict[str, Callable[[], list[Row]]] = {
     "serving": serving.measure,

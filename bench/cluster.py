@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 import yaml
 
-from deployments.settings import CHECKOUT
+from store.places import CHECKOUT
 
 JPEG = {"Content-Type": "image/jpeg"}
 JSON = {"Content-Type": "application/json"}

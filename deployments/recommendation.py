@@ -24,9 +24,10 @@ from deployments.observer import Observer
 from deployments.pipeline import Pipeline
 from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
 from deployments.schemas import RecommendAnswer, RecommendBody, body_doc
-from deployments.settings import RecommendationArgs, RecommendationTunables, home
+from deployments.settings import RecommendationArgs, RecommendationTunables
 from models.ratings import read_ratings
 from models.recommender import Query, Recommendation, Recommender, RecommenderSettings, UnknownItems
+from store.places import home
 from telemetry import providers, schema
 from telemetry.recommendation import RecommendationMetrics
 

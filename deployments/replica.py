@@ -15,9 +15,10 @@ from deployments.errors import Unavailable
 from deployments.http import json_response
 from deployments.observer import HEALTH, Observer
 from deployments.pipeline import RESTART_S, Pipeline
-from deployments.settings import CHECKOUT, Replica, Tunables
+from deployments.settings import Replica, Tunables
 from models import artifacts
 from models.device import DeviceError
+from store.places import CHECKOUT
 from telemetry import providers, schema
 
 Tuned = TypeVar("Tuned", bound=Tunables)

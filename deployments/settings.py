@@ -3,16 +3,12 @@
 `args` are read once, when a replica starts; `user_config` applies to running replicas.
 """
 
-import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.admission import AdmissionLimits
 from deployments.batcher import BatchLimits
-
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -119,8 +115,3 @@ class RecommendationArgs(Replica):
     gpus_per_replica: Share = 0.2
     cpus_per_replica: Share = 0.25
     recommender: RecommenderModel = RecommenderModel()
-
-
-def home() -> Path:
-    """Return the folder of all that is kept on disk: `GLASSHOUSE_HOME`, else `var/` in the checkout."""
-    return Path(os.environ.get("GLASSHOUSE_HOME") or CHECKOUT / "var").absolute()

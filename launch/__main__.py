@@ -24,7 +24,6 @@ import yaml
 
 from deployments.config_file import problems
 from deployments.preflight import fetch_and_check
-from deployments.settings import CHECKOUT, home
 from launch.backends import Backends
 from launch.deploy import DeployFailed, deploy
 from launch.dotenv import BadSetting
@@ -33,6 +32,7 @@ from launch.ports import BackendPorts, Ports, PortTaken
 from launch.processes import StartFailed
 from launch.ray_head import RayHead
 from models import artifacts
+from store.places import CHECKOUT, home
 from telemetry.otlp import Mode, OtlpSettings
 
 

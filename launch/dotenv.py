@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployments.settings import CHECKOUT
+from store.places import CHECKOUT
 
 PIPELINE = CHECKOUT / "otel-collector"
 _LINE = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)")

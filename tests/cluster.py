@@ -12,10 +12,10 @@ from typing import Any
 import psutil
 import yaml
 
-from deployments.settings import CHECKOUT
 from launch.deploy import deploy
 from launch.ports import Ports
 from launch.ray_head import RayHead
+from store.places import CHECKOUT
 
 EXPORT_S = 2.0  # seconds between two exports of metrics: the default's 10 would make the tests slower
 NUM_CPUS = 4  # what Ray may hand out; two detector replicas and a recommender must find their place

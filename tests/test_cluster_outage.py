@@ -183,8 +183,8 @@ def test_a_long_absence_of_the_collector_is_counted(cluster: Cluster, watched: P
     rested(watched)
     before = watched.value(lost)
     watched.backends.kill("otelcol")
-    # The outbox holds 10,000, a batch is in hand, and what was recorded less than two seconds ago is not in it
-    # yet: the collector may be back before those lines are.
+    # The outbox holds 10,000, a batch is in hand, and what was recorded less than two seconds ago is not in
+    # it yet: the collector may be back before those lines are.
     calls = [user(mark, number) for number in range(15_000)]
     try:
         outcomes = asyncio.run(send_all(cluster.url, calls, at_once=64))

@@ -17,13 +17,13 @@ import pytest
 import yaml
 
 from bench.load import Call, send_all
-from deployments.settings import CHECKOUT
 from launch.__main__ import _backend_ports
 from launch.backends import Backends
 from launch.dotenv import BadSetting
 from launch.pipeline import Pipeline
 from launch.ports import Ports, PortTaken
 from launch.processes import ProcessTree
+from store.places import CHECKOUT
 from tests.bad_requests import JPEG, JSON
 from tests.cluster import answer
 from tests.photos import jpeg_bytes

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from deployments.preflight import fetch_and_check
-from deployments.settings import CHECKOUT
+from store.places import CHECKOUT
 
 pytestmark = pytest.mark.data
 

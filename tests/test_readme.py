@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.load import Call, send_all
-from deployments.settings import CHECKOUT
+from store.places import CHECKOUT
 from tests.bad_requests import JPEG, JSON
 from tests.cluster import Cluster
 from tests.photos import jpeg_bytes
