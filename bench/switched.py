@@ -1,29 +1,21 @@
-"""A replica for `bench.telemetry`: one process, one model, asked under `/on` with telemetry, `/off` without.
+"""A replica for `bench.telemetry`: one process, one model, the same threads, with telemetry and without.
 
-Two processes that do the same differ in CPU for as long as they live, by more than telemetry costs.
+Two processes that do the same differ in CPU for as long as they live, by more than telemetry costs; and so do
+two threads that run the same model.
 """
 
 import threading
+from typing import Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from ray.serve import Application
 
 from deployments.detection import DetectionService
+from deployments.observer import Observer
 from deployments.replica import ServeReplica, bind
 from deployments.settings import DetectionArgs, DetectionTunables
-from models.detector import Detector
-from telemetry import schema
-
-
-class _SameModel(DetectionService):
-    """Answers with a detector that is already there, and records nothing."""
-
-    def __init__(self, args: DetectionArgs, detector: Detector) -> None:
-        self._loaded = detector
-        super().__init__(args)
-
-    def _load(self, args: DetectionArgs, tunables: DetectionTunables) -> Detector:
-        return self._loaded
+from telemetry import providers, schema
+from telemetry.detection import DetectionMetrics
 
 
 class Switched(ServeReplica[DetectionTunables]):
@@ -32,23 +24,31 @@ class Switched(ServeReplica[DetectionTunables]):
     tunables = DetectionTunables
 
     def __init__(self, args: DetectionArgs) -> None:
-        on = DetectionService(args, telemetry=self.start_telemetry(schema.DETECTION))
-        self.service = on
-        self._off = _SameModel(args, on.detector)
+        self.service = service = DetectionService(args, telemetry=self.start_telemetry(schema.DETECTION))
+        self._detection = service
+        off = Observer(schema.DETECTION, providers.off())
+        nothing = DetectionMetrics(off.telemetry.instruments, list(service.class_ids))
+        self._states = {
+            "on": (dict(vars(service.observer)), service.metrics),
+            "off": (dict(vars(off)), nothing),
+        }
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Give Serve both, and a look at the threads."""
+        """Give Serve the application, the switch, and a look at the threads."""
         app = FastAPI()
         app.add_api_route("/threads", _threads)
-        app.mount("/on", self.service.app)
-        app.mount("/off", self._off.app)
+        app.add_api_route("/switch/{side}", self._switch, methods=["POST"])
+        app.mount("/app", self.service.app)
         return app
 
-    def __del__(self) -> None:
-        """Close both."""
-        if hasattr(self, "_off"):
-            self._off.close()
-        super().__del__()
+    async def _switch(self, side: Literal["on", "off"]) -> Response:
+        """Record from now on, or nothing; while no request is in flight."""
+        state, metrics = self._states[side]
+        observer = self.service.observer
+        vars(observer).update(state)
+        self._detection.metrics = metrics
+        self._detection.pipeline.metrics = observer.metrics
+        return Response()
 
 
 async def _threads() -> dict[int, str]:

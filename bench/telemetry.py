@@ -2,15 +2,16 @@
 
 `python -m bench.telemetry` prints the rows. The comparison is within one process, with the whole pipeline
 running: two processes that do the same differ by more than telemetry costs, for as long as they live. One
-replica has the model once and the application twice, see `bench.switched`; it is asked in turns.
+replica does both in turns, on the same threads, see `bench.switched`.
 
 The difference is a fraction of a millisecond, the forward of a 640-pixel image a hundred, and its noise
 alone more than the difference. So a small photograph runs at 64 pixels on one thread, through all of the
 model's weights; as often as the whole model on two cores can answer: what telemetry does once a second is
 then shared by as many.
 
-What waits for company when the requests end is waited for, and counted too. Telemetry's own threads are
-counted whole: they work on while the other side is asked, so a difference would miss a part.
+Two parts are measured apart. What the event loop and the model's threads spend is compared in short turns:
+they leave nothing for later, and the machine's moods last longer than a turn. Telemetry's own threads are
+counted whole, over longer runs with it on, what waits for company at their end included.
 """
 
 import asyncio
@@ -44,9 +45,11 @@ from telemetry.outbox import DELAY_S as LINES_DELAY_S
 
 REST_S = 60.0
 SETTLE_S = 20.0  # after a start, until everybody has done what is done once
-PAIRS = 24
+PAIRS = 180
+TURN_S = 1.0  # of each half of a pair
+OWN_RUNS = 6
+OWN_S = 10.0
 RATE = 14.0  # images a second
-HALF_S = 6.0  # of each half of a pair
 TAIL_S = DELAY_S + LINES_DELAY_S + 0.5  # until the last line of it has left
 SMALL = {"image_size": 64, "threads": 1}
 PHOTO_SIZE = (160, 214)  # of bus.jpg, made smaller
@@ -75,7 +78,7 @@ def measure(progress: Callable[[str], None] = print) -> list[Row]:
     with _running(progress) as (head, backends, config):
         progress(f"at rest, {REST_S:g} s")
         rows = _at_rest(head, backends)
-        progress(f"detections, {PAIRS} times {HALF_S:g} s with and without telemetry")
+        progress(f"detections, {PAIRS} times {TURN_S:g} s with and without telemetry")
         deploy(head, _switched(config))
         rows += _on_and_off(head)
     return rows
@@ -149,22 +152,26 @@ def _switched(config: dict[str, Any]) -> dict[str, Any]:
 def _on_and_off(head: RayHead) -> list[Row]:
     replica = _Replica(head, _small_photo())
     for side in ("on", "off"):  # what is done once
-        replica.ask(side)
-    added: list[_Spent] = []
-    costs = []
+        replica.ask(side, OWN_S)
+    own = [replica.ask("on", OWN_S, tail_s=TAIL_S).ours for _ in range(OWN_RUNS)]
+    pairs = []
     for number in range(PAIRS):
         # The order changes: who comes second finds warm caches.
-        pair = {side: replica.ask(side) for side in (("on", "off") if number % 2 else ("off", "on"))}
-        on, off = pair["on"], pair["off"]
-        added.append(_Spent(on.model - off.model, on.ours, on.rest - off.rest))
-        costs.append(off.model + off.rest)
+        pair = {side: replica.ask(side, TURN_S) for side in (("on", "off") if number % 2 else ("off", "on"))}
+        pairs.append((pair["on"], pair["off"]))
+    model = _Mean.of([on.model - off.model for on, off in pairs])
+    rest = _Mean.of([on.rest - off.rest for on, off in pairs])
+    both = _Mean.of([on.model + on.rest - off.model - off.rest for on, off in pairs])
+    ours = _Mean.of(own)
     what = f"bus.jpg at {SMALL['image_size']} pixels, one thread, {RATE:g} a second"
+    turns, runs = f"{PAIRS} pairs of {TURN_S:g} s", f"{OWN_RUNS} runs of {OWN_S:g} s"
+    off_ms = statistics.fmean(off.model + off.rest for _, off in pairs)
     return [
-        Row("detect: CPU of the replica, telemetry off", statistics.fmean(costs), "ms an image", what),
-        _mean("detect: CPU that telemetry adds", [one.model + one.ours + one.rest for one in added]),
-        _mean(".. in its own threads", [one.ours for one in added]),
-        _mean(".. in the event loop and the rest", [one.rest for one in added]),
-        _mean(".. in the threads that decode and run the model", [one.model for one in added]),
+        Row("detect: CPU of the replica, telemetry off", off_ms, "ms an image", what),
+        (both + ours).row("detect: CPU that telemetry adds", f"{turns}, {runs}"),
+        ours.row(".. in its own threads", runs),
+        rest.row(".. in the event loop and the rest", turns),
+        model.row(".. in the threads that decode and run the model", turns),
     ]
 
 
@@ -174,11 +181,25 @@ def _small_photo() -> bytes:
         return small.getvalue()
 
 
-def _mean(name: str, found: Sequence[float]) -> Row:
-    mean = statistics.fmean(found)
-    half = 1.96 * statistics.stdev(found) / math.sqrt(len(found))
-    interval = f"95 % interval {mean - half:.2f} to {mean + half:.2f}; {len(found)} pairs of {HALF_S:g} s"
-    return Row(name, mean, "ms an image", interval)
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """A mean and its variance."""
+
+    mean: float
+    variance: float
+
+    @classmethod
+    def of(cls, found: Sequence[float]) -> "_Mean":
+        return cls(statistics.fmean(found), statistics.variance(found) / len(found))
+
+    def __add__(self, other: "_Mean") -> "_Mean":
+        """Add what was measured apart."""
+        return _Mean(self.mean + other.mean, self.variance + other.variance)
+
+    def row(self, name: str, of: str) -> Row:
+        half = 1.96 * math.sqrt(self.variance)
+        interval = f"95 % interval {self.mean - half:.2f} to {self.mean + half:.2f}; {of}"
+        return Row(name, self.mean, "ms an image", interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,13 +221,14 @@ class _Replica:
         self._url = head.url
         self._photo = photo
 
-    def ask(self, side: str) -> _Spent:
+    def ask(self, side: str, duration_s: float, tail_s: float = 0.0) -> _Spent:
         """Send requests for a while; return the CPU that the replica spent on each."""
-        call = Call("POST", f"/{SWITCHED}/{side}", self._photo, JPEG)
+        httpx.post(f"{self._url}/{SWITCHED}/switch/{side}").raise_for_status()
+        call = Call("POST", f"/{SWITCHED}/app", self._photo, JPEG)
         before = _spent_ns(self._pid)
-        load = open_loop(self._url, lambda _: call, rate=RATE, duration_s=HALF_S)
+        load = open_loop(self._url, lambda _: call, rate=RATE, duration_s=duration_s)
         outcomes = asyncio.run(load)
-        time.sleep(TAIL_S)
+        time.sleep(tail_s)
         after = _spent_ns(self._pid)
         if failed := [one for one in outcomes if one.status != 200]:
             raise RuntimeError(f"a request failed: {failed[0].status} {failed[0].body[:200]!r}")

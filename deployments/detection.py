@@ -1,27 +1,38 @@
 """`/detect`: one hop. The replica is the HTTP ingress and holds the model."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from fastapi import FastAPI, Query, Request, Response
 from ray.serve import Application
 
+from deployments import records
 from deployments.batcher import BatchTiming
-from deployments.errors import InvalidValue
+from deployments.errors import InvalidValue, NotFound
 from deployments.http import account, inference_headers, json_response, new_app
+from deployments.inferences import Inferences, inference
+from deployments.keeper import Keeper
 from deployments.observer import Account, Observer
+from deployments.origin import note_origin
 from deployments.pipeline import Pipeline
 from deployments.render import render
-from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
-from deployments.schemas import DetectAnswer, DetectQuery, RenderQuery, body_doc
+from deployments.replica import VERSION, ServeReplica, Service, bind, locate
+from deployments.schemas import DetectAnswer, DetectQuery, Feedback, RenderQuery, body_doc
 from deployments.settings import DetectionArgs, DetectionTunables
+from deployments.threads import pool
 from deployments.uploads import FIELD, IMAGE_TYPES, MULTIPART, Upload, decode_upload, read_upload
 from models.artifacts import check_sha256
 from models.detections import Detections
 from models.detector import Detected, DetectionSettings, Detector, Prepared
+from models.images import sniff
+from models.properties import PROPERTY_NAMES, Properties, measure, warm
+from store.entry import Entry
+from store.lookup import Found
 from telemetry import providers, schema
 from telemetry.detection import DetectionMetrics
 
@@ -52,6 +63,7 @@ class DetectionService(Service[DetectionTunables]):
         args: Model and device, fixed for the life of a replica.
         tunables: Limits, see `reconfigure`.
         telemetry: Of this process; None records nothing.
+        keeper: Keeps what answers leave behind; None keeps nothing.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class DetectionService(Service[DetectionTunables]):
         args: DetectionArgs,
         tunables: DetectionTunables | None = None,
         telemetry: providers.Telemetry | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         tunables = tunables or DetectionTunables()
         self.observer = Observer(schema.DETECTION, telemetry or providers.off())
@@ -73,7 +86,16 @@ class DetectionService(Service[DetectionTunables]):
             cost=lambda _: pixels,
             workers=args.detector.decode_threads,
         )
-        super().__init__(self._build_app(), self.pipeline, tunables, self.observer)
+        self.model = records.Model(self.detector.name, self.detector.version, _what_decides(self.detector))
+        if keeper is not None:
+            warm()
+        self._properties = pool("properties", 1)
+        super().__init__(self._build_app(keeper), self.pipeline, tunables, self.observer, keeper)
+
+    def close(self) -> None:
+        """Take no more requests. Idempotent."""
+        super().close()
+        self._properties.shutdown(wait=False)
 
     async def detect(self, request: Request, query: DetectQuery) -> Response:
         """Answer `POST /detect`."""
@@ -95,19 +117,51 @@ class DetectionService(Service[DetectionTunables]):
             return Response(picture, media_type="image/jpeg", headers=headers)
 
     async def _infer(self, request: Request, query: DetectQuery, known: Account) -> Inference:
-        known.source = query.source
+        note_origin(request, known, query)
         settings = self._settings(query)
+        self.check_kept()
         async with self.pipeline.admit(probe=known.probe) as place:
             data = await read_upload(request, self.tunables.max_body_bytes)
             place.uploaded()
             with known.stage("decode"):
                 upload, prepared = await self.pipeline.prepare(self._prepare, data)
+            measured = self._measure(upload)
             detected, timing = await self.pipeline.infer((prepared, settings))
-        known.ran(timing)
-        known.inference_id = new_inference_id()
+            known.ran(timing)
+            properties = await measured
+            inference_id = await self.answered(
+                known,
+                lambda name, keeper: self._entry(name, keeper, known, settings, upload, detected, properties),
+            )
         if not known.probe:
             self.observer.later(self._record, detected.default_detections)
-        return Inference(known.inference_id, upload, detected, timing)
+        return Inference(inference_id, upload, detected, timing)
+
+    def _measure(self, upload: Upload) -> Awaitable[Properties | None]:
+        """Measure the image beside the model: on a thread of its own, without the interpreter's lock."""
+        loop = asyncio.get_running_loop()
+        if self.keeper is None:
+            nothing: asyncio.Future[None] = loop.create_future()
+            nothing.set_result(None)
+            return nothing
+        return loop.run_in_executor(self._properties, _try_to_measure, upload)
+
+    def _entry(
+        self,
+        inference_id: str,
+        keeper: Keeper,
+        known: Account,
+        settings: DetectionSettings,
+        upload: Upload,
+        detected: Detected,
+        properties: Properties | None,
+    ) -> Entry:
+        height, width = upload.image.shape[:2]
+        keep = keeper.keeps_image(upload.sha256)
+        image = records.Image(upload.data, upload.sha256, width, height, keep=keep)
+        return records.detection(
+            inference_id, known, self.model, settings, image, detected, properties, replica=keeper.replica
+        )
 
     def _load(self, args: DetectionArgs, tunables: DetectionTunables) -> Detector:
         began = time.monotonic()
@@ -168,7 +222,7 @@ class DetectionService(Service[DetectionTunables]):
             ],
         }
 
-    def _build_app(self) -> FastAPI:
+    def _build_app(self, keeper: Keeper | None) -> FastAPI:
         app = new_app("glasshouse detection", "Objects in images.", self.observer)
 
         @app.post(
@@ -183,7 +237,52 @@ class DetectionService(Service[DetectionTunables]):
         async def rendered(request: Request, query: Annotated[RenderQuery, Query()]) -> Response:
             return await self.render(request, query)
 
+        if keeper is not None:
+            self._add_inferences(app, keeper)
         return app
+
+    def _add_inferences(self, app: FastAPI, keeper: Keeper) -> None:
+        kept = Inferences(keeper, "detections", self._show)
+        kept.add_to(app, schema.DETECTION, Feedback)
+
+        @app.get(
+            "/inferences/{inference_id}/image",
+            summary="The image that was sent",
+            responses={200: {"content": {kind: {} for kind in IMAGE_TYPES}}},
+        )
+        async def image(inference_id: str) -> Response:
+            found = await kept.find(inference_id)
+            data = await asyncio.to_thread(kept.lookup.image, found)
+            if data is None:
+                raise NotFound("The image of this inference is not kept (store.images, store.retain_days).")
+            return Response(data, media_type=sniff(data))
+
+    def _show(self, found: Found, feedback: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return what is known of an answer; maps as numbers only, they have their own routes."""
+        row = found.columns
+        return {
+            **inference(found, feedback),
+            "image": {name: row[name] for name in ("width", "height")} | {"sha256": row["image_sha256"]},
+            "latency_ms": {stage: row[f"{stage}_ms"] for stage in ("decode", "queue", "inference")},
+            "detections": self._objects(row, ""),
+            "default_detections": self._objects(row, "default_"),
+            "properties": {name: row[name] for name in PROPERTY_NAMES} | {"step": row["property_step"]},
+            "attention": {name: row[name] for name in ("map_explained", "map_gap", "lift")},
+        }
+
+    def _objects(self, row: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
+        names = self.detector.class_names
+        columns = [row[f"{prefix}{name}"] for name in ("class_id", "confidence", "x1", "y1", "x2", "y2")]
+        return [
+            {
+                "class_id": class_id,
+                # A record may be older than the model.
+                "class_name": names.get(class_id, ""),
+                "confidence": confidence,
+                "box": dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+            }
+            for class_id, confidence, *box in zip(*columns, strict=True)
+        ]
 
 
 def load_detector(args: DetectionArgs, max_batch: int) -> Detector:
@@ -209,13 +308,37 @@ def load_detector(args: DetectionArgs, max_batch: int) -> Detector:
     return detector
 
 
+def _what_decides(detector: Detector) -> dict[str, Any]:
+    """Return what an answer depends on besides weights, image and request."""
+    return {
+        "device": str(detector.device),
+        "precision": detector.precision,
+        "image_size": detector.image_size,
+        "threads": detector.threads,
+        "weights_sha256": detector.sha256,
+        "code": VERSION,
+        "torch": torch.__version__,
+    }
+
+
+def _try_to_measure(upload: Upload) -> Properties | None:
+    """Never a reason to refuse an answer."""
+    try:
+        return measure(upload.image)
+    except Exception:
+        log.exception("the properties of an image could not be measured")
+        return None
+
+
 class Detection(ServeReplica[DetectionTunables]):
     """The deployment `Detection`."""
 
     tunables = DetectionTunables
 
     def __init__(self, args: DetectionArgs) -> None:
-        self.service = DetectionService(args, telemetry=self.start_telemetry(schema.DETECTION))
+        telemetry = self.start_telemetry(schema.DETECTION)
+        keeper = self.start_keeping(schema.DETECTION, args.store)
+        self.service = DetectionService(args, telemetry=telemetry, keeper=keeper)
 
 
 def build(args: DetectionArgs) -> Application:

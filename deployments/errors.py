@@ -10,6 +10,7 @@ GlasshouseError
 ├── Overloaded            429  + Retry-After; refused at the door, no work was done
 ├── InternalError         500  ours; the message says nothing of the cause, the log line does
 ├── Unavailable           503  + Retry-After; shutting down
+├── NotKept               503  + Retry-After; the record cannot be made durable
 └── DeadlineExceeded      504  admitted, but not answered in time
 """
 
@@ -129,6 +130,13 @@ class Unavailable(Retryable):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "unavailable"
+
+
+class NotKept(Retryable):
+    """The record cannot be made durable, so there is no answer."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "not_durable"
 
 
 class DeadlineExceeded(GlasshouseError):

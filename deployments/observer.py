@@ -52,6 +52,7 @@ class Account:
         inference_id: Of an answered inference.
         error_code: Of an error answered.
         source: Where the request came from, as the client says.
+        tags: As the client says, `key=value`.
         batch_size: How many ran together.
         stages: Seconds by stage, see `telemetry.attributes.STAGE`.
         latency_s: Seconds from its arrival to its end; 0 until then.
@@ -66,6 +67,7 @@ class Account:
     inference_id: str | None = None
     error_code: str | None = None
     source: str | None = None
+    tags: tuple[str, ...] = ()
     batch_size: int | None = None
     stages: dict[str, float] = field(default_factory=dict)
     latency_s: float = 0.0

@@ -5,10 +5,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
 from ray.serve import Application
 
+from deployments import records
 from deployments.errors import InvalidValue
 from deployments.http import (
     JSON,
@@ -20,13 +22,18 @@ from deployments.http import (
     new_app,
     read_body,
 )
-from deployments.observer import Observer
+from deployments.inferences import KEPT, Inferences, inference
+from deployments.keeper import Keeper
+from deployments.observer import Account, Observer
+from deployments.origin import note_origin
 from deployments.pipeline import Pipeline
-from deployments.replica import ServeReplica, Service, bind, locate, new_inference_id
-from deployments.schemas import RecommendAnswer, RecommendBody, body_doc
+from deployments.replica import VERSION, ServeReplica, Service, bind, locate
+from deployments.schemas import Accepted, Clicked, Interactions, RecommendAnswer, RecommendBody, body_doc
 from deployments.settings import RecommendationArgs, RecommendationTunables
 from models.ratings import read_ratings
 from models.recommender import Query, Recommendation, Recommender, RecommenderSettings, UnknownItems
+from store.entry import Entry
+from store.lookup import Found
 from store.places import home
 from telemetry import providers, schema
 from telemetry.recommendation import RecommendationMetrics
@@ -45,6 +52,7 @@ class RecommendationService(Service[RecommendationTunables]):
         args: Ratings, model and device, fixed for the life of a replica.
         tunables: Limits, see `reconfigure`.
         telemetry: Of this process; None records nothing.
+        keeper: Keeps what answers leave behind; None keeps nothing.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class RecommendationService(Service[RecommendationTunables]):
         args: RecommendationArgs,
         tunables: RecommendationTunables | None = None,
         telemetry: providers.Telemetry | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         tunables = tunables or RecommendationTunables()
         self.observer = Observer(schema.RECOMMENDATION, telemetry or providers.off())
@@ -61,28 +70,59 @@ class RecommendationService(Service[RecommendationTunables]):
         self.pipeline = Pipeline[Query, Recommendation](
             self._recommend, tunables, self.observer.metrics, workers=1
         )
-        super().__init__(self._build_app(), self.pipeline, tunables, self.observer)
+        decides = {"device": "cuda" if self.recommender.gpu else "cpu", "code": VERSION}
+        self.model = records.Model(MODEL_NAME, self.recommender.version, decides)
+        super().__init__(self._build_app(keeper), self.pipeline, tunables, self.observer, keeper)
 
     async def recommend(self, request: Request) -> Response:
         """Answer `POST /recommend`."""
         check_json(request)
         known = account(request)
+        self.check_kept()
         async with self.pipeline.admit(probe=known.probe) as place:
             body = await read_body(request, self.tunables.max_body_bytes)
             place.uploaded()
             with known.stage("decode"):
                 asked = _parse(body)
-                known.source = asked.source
+                note_origin(request, known, asked)
                 query = self._query(asked)
             found, timing = await self.pipeline.infer(query)
-        known.ran(timing)
-        known.inference_id = new_inference_id()
+            known.ran(timing)
+            inference_id = await self.answered(
+                known, lambda name, keeper: self._entry(name, keeper, known, query, found)
+            )
         with known.stage("post"):
-            content = self._answer(known.inference_id, query, found)
-            answer = json_response(content, headers=inference_headers(known.inference_id, timing))
+            content = self._answer(inference_id, query, found)
+            answer = json_response(content, headers=inference_headers(inference_id, timing))
         if not known.probe:
             self.observer.later(self._record, query, found)
         return answer
+
+    async def keep_interactions(self, request: Request, keeper: Keeper) -> Response:
+        """Answer `POST /recommend/interactions`."""
+        check_json(request)
+        keeper.check()
+        body = await read_body(request, self.tunables.max_body_bytes)
+        try:
+            given = Interactions.model_validate_json(body).root
+        except ValidationError as error:
+            raise invalid(error.errors()) from None
+        with account(request).stage("spool"):
+            await keeper.keep(*map(records.interaction, given))
+        return json_response({"accepted": len(given)}, status=KEPT)
+
+    def _entry(
+        self, inference_id: str, keeper: Keeper, known: Account, query: Query, found: Recommendation
+    ) -> Entry:
+        return records.recommendation(
+            inference_id,
+            known,
+            self.model,
+            query,
+            found,
+            known_ratings=self.recommender.known_ratings(query.user_id),
+            replica=keeper.replica,
+        )
 
     def _load(self, args: RecommendationArgs) -> Recommender:
         began = time.monotonic()
@@ -135,7 +175,7 @@ class RecommendationService(Service[RecommendationTunables]):
             ],
         }
 
-    def _build_app(self) -> FastAPI:
+    def _build_app(self, keeper: Keeper | None) -> FastAPI:
         app = new_app("glasshouse recommendation", "Films for users.", self.observer)
 
         @app.post(
@@ -147,7 +187,38 @@ class RecommendationService(Service[RecommendationTunables]):
         async def recommend(request: Request) -> Response:
             return await self.recommend(request)
 
+        if keeper is not None:
+            self._add_inferences(app, keeper)
         return app
+
+    def _add_inferences(self, app: FastAPI, keeper: Keeper) -> None:
+        Inferences(keeper, "recommendations", self._show).add_to(app, schema.RECOMMENDATION, Clicked)
+
+        @app.post(
+            "/interactions",
+            summary="Say what users did",
+            status_code=KEPT,
+            openapi_extra=body_doc({JSON: {"schema": Interactions.model_json_schema()}}),
+            responses={KEPT: {"model": Accepted}},
+        )
+        async def interactions(request: Request) -> Response:
+            return await self.keep_interactions(request, keeper)
+
+    def _show(self, found: Found, feedback: list[dict[str, Any]]) -> dict[str, Any]:
+        row = found.columns
+        asked = ("user_id", "answered_by", "ranked_movies", "candidates", "known_ratings")
+        titles = self.recommender.titles(np.array(row["movie_id"], np.int64))
+        return {
+            **inference(found, feedback),
+            **{name: row[name] for name in asked},
+            "items": [
+                {"movie_id": movie_id, "title": title, "score": score, "rank": rank}
+                for movie_id, title, score, rank in zip(
+                    row["movie_id"], titles, row["score"], row["rank"], strict=True
+                )
+            ],
+            "rationale": row["rationale"],
+        }
 
 
 def _parse(body: bytes) -> RecommendBody:
@@ -192,7 +263,9 @@ class RecommendationReplica(ServeReplica[RecommendationTunables]):
     tunables = RecommendationTunables
 
     def __init__(self, args: RecommendationArgs) -> None:
-        self.service = RecommendationService(args, telemetry=self.start_telemetry(schema.RECOMMENDATION))
+        telemetry = self.start_telemetry(schema.RECOMMENDATION)
+        keeper = self.start_keeping(schema.RECOMMENDATION, args.store)
+        self.service = RecommendationService(args, telemetry=telemetry, keeper=keeper)
 
 
 def build(args: RecommendationArgs) -> Application:

@@ -13,11 +13,14 @@ from uuid_utils import uuid7
 
 from deployments.errors import Unavailable
 from deployments.http import json_response
-from deployments.observer import HEALTH, Observer
+from deployments.keeper import Keeper
+from deployments.observer import HEALTH, Account, Observer
 from deployments.pipeline import RESTART_S, Pipeline
-from deployments.settings import Replica, Tunables
+from deployments.settings import Keeping, Replica, Tunables
+from deployments.shipping import Watch
 from models import artifacts
 from models.device import DeviceError
+from store.entry import Entry
 from store.places import CHECKOUT
 from telemetry import providers, schema
 
@@ -77,13 +80,20 @@ class Service(Generic[Tuned]):
         pipeline: What the routes put their requests through.
         tunables: Limits in force, see `reconfigure`.
         observer: Records what becomes of requests.
+        keeper: Keeps what answers leave behind; None keeps nothing.
     """
 
     def __init__(
-        self, app: FastAPI, pipeline: Pipeline[Any, Any], tunables: Tuned, observer: Observer
+        self,
+        app: FastAPI,
+        pipeline: Pipeline[Any, Any],
+        tunables: Tuned,
+        observer: Observer,
+        keeper: Keeper | None = None,
     ) -> None:
         self.app = app
         self.observer = observer
+        self.keeper = keeper
         self._pipeline = pipeline
         self.reconfigure(tunables)
         app.add_api_route(HEALTH, self.healthz, summary="Does this replica work?")
@@ -100,13 +110,46 @@ class Service(Generic[Tuned]):
 
     async def healthz(self) -> Response:
         """Answer 200 when this replica can answer, else 503 saying what is wrong."""
-        if problems := self.problems():
+        problems = self.problems()
+        # Not one of those that Serve should replace the replica for: the next would have the same disk.
+        unkept = None if self.keeper is None else self.keeper.problem()
+        if unkept is not None and self.keeper is not None and self.keeper.refuses:
+            problems.append(unkept)
+        if problems:
             raise Unavailable("; ".join(problems), retry_after_s=RESTART_S, code="unhealthy")
-        return json_response({"status": "ok"})
+        return json_response({"status": "ok"} if unkept is None else {"status": "degraded", "reason": unkept})
+
+    def check_kept(self) -> None:
+        """Refuse at the door what could not be kept.
+
+        Raises:
+            NotKept: Nothing can be kept at present.
+        """
+        if self.keeper is not None:
+            self.keeper.check()
+
+    async def answered(self, known: Account, make: Callable[[str, Keeper], Entry]) -> str:
+        """Give an answer its id, which nobody hears of before its record is kept.
+
+        Args:
+            known: Of the request.
+            make: Makes the record of that id, for this keeper.
+
+        Raises:
+            NotKept: It is not kept, so there is no answer.
+        """
+        inference_id = new_inference_id()
+        if self.keeper is not None:
+            with known.stage("spool"):
+                await self.keeper.keep(make(inference_id, self.keeper))
+        known.inference_id = inference_id
+        return inference_id
 
     def close(self) -> None:
         """Take no more requests. Idempotent."""
         self._pipeline.close()
+        if self.keeper is not None:
+            self.keeper.close()
 
 
 class ServeReplica(Generic[Tuned]):
@@ -118,6 +161,7 @@ class ServeReplica(Generic[Tuned]):
     service: Service[Tuned]
     tunables: type[Tuned]
     telemetry: providers.Telemetry
+    watch: Watch
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Give Serve the ASGI application; it asks after the constructor."""
@@ -134,6 +178,19 @@ class ServeReplica(Generic[Tuned]):
         self.telemetry.instruments.observe(schema.EXPECTED_REPLICAS, lambda: [(_expected_replicas(), {})])
         return self.telemetry
 
+    def start_keeping(self, service: str, settings: Keeping) -> Keeper | None:
+        """Open this replica's way to the store, after telemetry; the service closes it.
+
+        Args:
+            service: As above.
+            settings: From the application's `args`.
+        """
+        if settings.records == "none":
+            return None
+        replica = serve.get_replica_context().replica_tag
+        self.watch = Watch(VERSION, {str(table): days for table, days in settings.retain_days.items()})
+        return Keeper(service, settings, self.telemetry.instruments, replica=replica)
+
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Apply a changed `user_config`; unknown keys and bad values raise, by name."""
         # Serve clears the handlers of loggers when its own logging configuration changes.
@@ -149,6 +206,8 @@ class ServeReplica(Generic[Tuned]):
         """Close what the constructor opened; Serve's only shutdown hook, run after half a start too."""
         if hasattr(self, "service"):
             self.service.close()
+        if hasattr(self, "watch"):
+            self.watch.close()
         if hasattr(self, "telemetry"):
             self.telemetry.shutdown()
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, field_validator
 from pydantic_core import PydanticCustomError
 
 INT64 = 2**63
@@ -11,6 +11,7 @@ MIN_CONFIDENCE = 0.001
 MAX_LIST = 10_000
 
 Id = Annotated[int, Field(strict=True, ge=-INT64, lt=INT64)]
+Pixel = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -33,6 +34,51 @@ class Origin(Wire):
         description="k=v,k=v",
         examples=["site=north,shift=night"],
     )
+
+
+class Feedback(Wire):
+    """Body of `POST /detect/inferences/{id}/feedback`: what is really in the image."""
+
+    correct: bool = Field(strict=True, description="whether the answer is right as it is")
+    boxes: list["TrueBox"] | None = Field(None, max_length=1000, description="all objects that are there")
+    note: str | None = Field(None, max_length=2000)
+
+
+class TrueBox(Wire):
+    """One object that is there; corners in pixels of the image as sent."""
+
+    class_id: int = Field(strict=True, ge=0, lt=2**31)
+    x1: Pixel
+    y1: Pixel
+    x2: Pixel
+    y2: Pixel
+
+
+class Clicked(Wire):
+    """Body of `POST /recommend/inferences/{id}/feedback`: which films of the answer the user chose."""
+
+    clicked: list[Id] = Field(max_length=MAX_LIST, description="empty: none of them")
+
+
+class Interaction(Wire):
+    """One of the body of `POST /recommend/interactions`: what a user did with a film, known or new."""
+
+    user_id: Id
+    movie_id: Id
+    rating: float = Field(allow_inf_nan=False, ge=-1e6, le=1e6)
+    ts: AwareDatetime | None = Field(None, description="RFC 3339 with its zone; default now")
+
+
+class Interactions(RootModel[list[Interaction]]):
+    """Body of `POST /recommend/interactions`."""
+
+    root: list[Interaction] = Field(min_length=1, max_length=MAX_LIST)
+
+
+class Accepted(Wire):
+    """Answer of whatever is kept: it is on the disk."""
+
+    accepted: int
 
 
 class DetectQuery(Origin):

@@ -13,6 +13,7 @@ from deployments.batcher import BatchLimits
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Table = Literal["detections", "recommendations", "feedback", "interactions", "images"]
 
 
 class Settings(BaseModel):
@@ -72,12 +73,29 @@ class RecommendationTunables(Tunables):
     admission: Admitting = Admitting(max_waiting=1024, deadline_s=5.0)
 
 
+class Keeping(Settings):
+    """What becomes of records, see `deployments.keeper`. One store: the same in both applications."""
+
+    records: Literal["all", "none"] = "all"
+    on_error: Literal["refuse", "serve"] = Field(
+        "refuse", description="a record that cannot be kept: answer 503, or answer and count it"
+    )
+    durability: Literal["full", "normal", "off"] = Field(
+        "full", description="what a record outlives: a power cut; its process, killed; nothing"
+    )
+    images: float = Field(1.0, ge=0, le=1, description="share of the images that is kept, chosen by content")
+    spool_bytes: Count = Field(20_000_000_000, description="a replica that has as many waiting takes no more")
+    spool_age_s: Positive = Field(7 * 86_400.0, description="the same, of seconds since the oldest")
+    retain_days: dict[Table, Count] = Field({}, description="table: days after which its records go")
+
+
 class Replica(Settings):
     """The `args` that both applications have: what one replica runs on."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     gpus_per_replica: Share = Field(0.4, description="share of a GPU that each replica reserves")
     cpus_per_replica: Share = Field(0.5, description="CPU cores that each replica reserves")
+    store: Keeping = Keeping()
 
 
 class DetectorSettings(Settings):

@@ -1,5 +1,6 @@
 """From an upload to the image inside: media type, bytes, pixels. Each way to be wrong has its 4xx."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,10 @@ MAX_FIELDS = 16
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One uploaded image: the bytes as received, and pixels `(h, w, 3) uint8` RGB, upright."""
+    """One uploaded image: the bytes as received, their SHA-256, and pixels `(h, w, 3) uint8` RGB, upright."""
 
     data: bytes
+    sha256: str
     image: npt.NDArray[np.uint8]
 
 
@@ -57,7 +59,7 @@ def decode_upload(data: bytes, max_pixels: int) -> Upload:
         TooLarge: More than `max_pixels`, decided before decoding.
     """
     try:
-        return Upload(data, decode(data, max_pixels=max_pixels))
+        return Upload(data, hashlib.sha256(data).hexdigest(), decode(data, max_pixels=max_pixels))
     except TooManyPixels as error:
         raise TooLarge(str(error), code="too_many_pixels") from error
     except NotAnImage as error:

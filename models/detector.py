@@ -65,6 +65,7 @@ class Detector:
         device: Where it runs.
         precision: `fp32`, `bf16` or `fp16`.
         image_size: As given.
+        threads: CPU threads of the network.
         feature_layer: Index of the layer of `feature_map`: the last that feeds the head; None for exports.
         embedding_size: Length of `embedding`; None for exports.
 
@@ -90,7 +91,7 @@ class Detector:
         self.version = self.sha256[:12]
         self.device = resolve_device(device)
         self.image_size = image_size
-        self._threads = threads or usable_cores()
+        self.threads = threads or usable_cores()
         self._network: Network
         if weights.suffix == ".pt":
             resolved = resolve_precision(precision, self.device)
@@ -123,8 +124,8 @@ class Detector:
 
     def _forward(self, pixels: npt.NDArray[np.uint8]) -> Output:
         # OpenMP keeps the number of threads for each calling thread.
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
         with torch.inference_mode():
             return self._network(torch.from_numpy(pixels))
 

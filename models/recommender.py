@@ -93,6 +93,7 @@ class Recommender:
     Attributes:
         version: Of the factors.
         factors: The factors themselves, in host memory.
+        gpu: Whether implicit runs on the GPU.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Recommender:
         gpu: bool = False,
     ) -> None:
         self.factors = factors
+        self.gpu = gpu
         self.version = factors.version
         self._titles = titles
         self._user_id, self._item_id = interactions.user_id, interactions.item_id
@@ -149,6 +151,11 @@ class Recommender:
     def titles(self, item_id: NDArray[np.int64]) -> list[str]:
         """Return the films' titles; empty where none is known."""
         return [self._titles.get(int(item), "") for item in item_id]
+
+    def known_ratings(self, user_id: int) -> int:
+        """Return how many films the user has rated, as far as the model knows."""
+        (row,) = self._user_rows([user_id])
+        return 0 if row < 0 else int(self._seen.indptr[row + 1] - self._seen.indptr[row])
 
     def validate(self, query: Query) -> None:
         """Check that every film named is one.

@@ -9,7 +9,7 @@ class NotDurable(StoreError):
     """The entries cannot be written so that they outlive this process; nothing of them was kept.
 
     Args:
-        reason: One word, as in the metric: `full`, `bounds`, `broken`, `closed`.
+        reason: One word, as in the metric: `full`, `bounds`, `broken`, `refused`, `closed`.
         message: For people: what is wrong, and what to do.
     """
 

@@ -5,11 +5,13 @@ behind the last image that a row names belongs to a transaction that never was, 
 
 Images stay out of SQLite because there they are written twice, into the log and from there into the file
 (docs/adr/0009).
+
+While it is written, nobody else opens a segment for writing, and its writer's process never opens one of
+SQLite's files by itself: closing it would let go of SQLite's locks, which POSIX keeps by process.
 """
 
 import errno
 import os
-import shutil
 import sqlite3
 import zlib
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from store.errors import NotDurable
 SUFFIX = ".sqlite"
 IMAGES = ".images"
 COMPANIONS = ("-wal", "-shm")
-FULL_BYTES = 65_536
+TRIAL_BYTES = 65_536
 BUSY_S = 5.0  # a reader never blocks a writer; a copy or a backup may, for a moment
 CREATE = """
     CREATE TABLE IF NOT EXISTS entry (
@@ -34,6 +36,10 @@ CREATE = """
 """
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 INSERT = "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+# What an entry itself is to blame for: an id that is there already, text that is none, a row without end.
+REFUSED = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, OverflowError)
+
+Place = tuple[int, int]
 
 
 class Durability(StrEnum):
@@ -52,7 +58,7 @@ class Segment:
         durability: Of each `append`.
 
     Raises:
-        NotDurable: The files cannot be made.
+        NotDurable: The files cannot be made; none of them is left.
     """
 
     def __init__(self, path: Path, durability: Durability = Durability.FULL) -> None:
@@ -61,24 +67,31 @@ class Segment:
         self.bytes = 0
         self._durability = durability
         self._image_end = 0
+        self._images = -1
+        self._rows: sqlite3.Connection | None = None
         try:
             self._images = os.open(images_of(path), os.O_CREAT | os.O_RDWR, 0o640)
-        except OSError as error:
-            raise _not_durable(path, error) from error
-        try:
             self._rows = _open(path, durability)
             if durability is Durability.FULL:
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         except (OSError, sqlite3.Error) as error:
-            os.close(self._images)
-            raise _not_durable(path, error) from error
+            reason = self._not_durable(error)
+            self.close()
+            for file in files_of(path):
+                with suppress(OSError):
+                    file.unlink()
+            raise reason from error
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Keep all of these, or none; they are durable when it returns.
 
         Raises:
-            NotDurable: None of them is kept. The segment may be tried again if `reason` is `full`.
+            NotDurable: None of them is kept, nor will be. The segment may be tried again where `reason` is
+                `full` or `refused`.
         """
+        if self._rows is None:
+            raise NotDurable("closed", f"{self.path}: the segment is closed.")
+        logged = self._log_bytes()
         try:
             places = self._write_images(entries)
             rows = [
@@ -88,30 +101,40 @@ class Segment:
             with self._rows:  # commits, or rolls back
                 self._rows.execute("BEGIN IMMEDIATE")
                 self._rows.executemany(INSERT, rows)
-        except (OSError, sqlite3.Error) as error:
-            with suppress(OSError):  # the space may be what others need
-                os.ftruncate(self._images, self._image_end)
-            raise _not_durable(self.path, error) from error
+        except (OSError, sqlite3.Error, *REFUSED) as error:
+            self._forget(logged)
+            raise self._not_durable(error) from error
         self.entries += len(entries)
         self._image_end += sum(length for _, length in filter(None, places))
-        self.bytes = self._image_end + self._bytes_of_rows()
-
-    def _bytes_of_rows(self) -> int:
-        """Return what the rows take on the disk, SQLite's log included."""
-        return sum(file.stat().st_size for file in files_of(self.path)[:2] if file.exists())
+        self.bytes = self._image_end + self._log_bytes() + _size(self.path)
 
     def close(self) -> None:
         """Let the files go. Idempotent."""
-        if self._images < 0:
-            return
-        with suppress(sqlite3.Error):  # a full disk: the log stays, and is read with the rest
-            self._rows.close()
-        os.close(self._images)
-        self._images = -1
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            with suppress(sqlite3.Error):  # a full disk: the log stays, and is read with the rest
+                rows.close()
+        images, self._images = self._images, -1
+        if images >= 0:
+            os.close(images)
 
-    def _write_images(self, entries: Sequence[Entry]) -> list[tuple[int, int] | None]:
+    def _forget(self, logged: int) -> None:
+        """Cut away what a refused transaction has left.
+
+        The frame that commits it may stand in the log already, when its sync or the shared memory failed:
+        whoever opens the log after a kill would find it there, and keep what was refused.
+        """
+        with suppress(OSError):
+            os.truncate(_log_of(self.path), logged)
+        with suppress(OSError):  # the space may be what others need
+            os.ftruncate(self._images, self._image_end)
+
+    def _log_bytes(self) -> int:
+        return _size(_log_of(self.path))
+
+    def _write_images(self, entries: Sequence[Entry]) -> list[Place | None]:
         """Return `(offset, bytes)` of each entry's image, all of them on the disk."""
-        places: list[tuple[int, int] | None] = []
+        places: list[Place | None] = []
         end = self._image_end
         for entry in entries:
             if entry.image is None:
@@ -124,6 +147,32 @@ class Segment:
             os.fdatasync(self._images)
         return places
 
+    def _not_durable(self, error: Exception) -> NotDurable:
+        if isinstance(error, REFUSED):
+            return NotDurable("refused", f"{self.path}: it can never be kept: {error}")
+        full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        if full or self._no_space(error):
+            return NotDurable(
+                "full", f"{self.path.parent}: no space left; make room, the rest goes by itself."
+            )
+        return NotDurable("broken", f"{self.path}: {error}")
+
+    def _no_space(self, error: Exception) -> bool:
+        """Tell whether space is missing; SQLite says "I/O error" where its shared memory cannot grow."""
+        if isinstance(error, OSError):
+            return error.errno in NO_SPACE
+        if self._images < 0:
+            return False
+        try:
+            _write(self._images, bytes(TRIAL_BYTES), self._image_end)
+            os.fdatasync(self._images)
+        except OSError as trial:
+            return trial.errno in NO_SPACE
+        finally:
+            with suppress(OSError):
+                os.ftruncate(self._images, self._image_end)
+        return False
+
 
 def images_of(path: Path) -> Path:
     """Return where the images of a segment are."""
@@ -131,42 +180,22 @@ def images_of(path: Path) -> Path:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return all files that a segment may have, the one with the rows first, its log second."""
+    """Return all files that a segment may have, the one with the rows first."""
     return [path, *(path.with_name(path.name + end) for end in COMPANIONS), images_of(path)]
 
 
-def crc_of(seq: int, entry: Entry, image_sha256: str | None) -> int:
-    """Return the CRC-32 of all that a row of a segment says but where its image is."""
-    crc = zlib.crc32(f"{seq}\0{entry.table}\0{entry.id}\0{image_sha256}\0".encode())
+def crc_of(seq: int, entry: Entry, image_sha256: str | None, place: Place | None) -> int:
+    """Return the CRC-32 of all that a row of a segment says."""
+    crc = zlib.crc32(f"{seq}\0{entry.table}\0{entry.id}\0{image_sha256}\0{place}\0".encode())
     return zlib.crc32(entry.row, crc)
 
 
-def _row(seq: int, entry: Entry, place: tuple[int, int] | None) -> tuple[object, ...]:
-    at, length = place or (None, None)
-    crc = crc_of(seq, entry, entry.image_sha256)
-    return seq, entry.table, entry.id, entry.row, entry.image_sha256, at, length, crc
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk; a file without its name is not there after a power cut.
 
-
-def _open(path: Path, durability: Durability) -> sqlite3.Connection:
-    rows = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    try:
-        rows.execute("PRAGMA journal_mode = WAL")
-        rows.execute(f"PRAGMA synchronous = {durability.value}")
-        rows.executescript(CREATE)
-    except BaseException:
-        rows.close()
-        raise
-    return rows
-
-
-def _write(fd: int, data: bytes, at: int) -> None:
-    left = memoryview(data)
-    while left:
-        written = os.pwrite(fd, left, at)
-        left, at = left[written:], at + written
-
-
-def _sync_folder(folder: Path) -> None:
+    Raises:
+        OSError: The disk failed.
+    """
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -174,15 +203,39 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _not_durable(path: Path, error: OSError | sqlite3.Error) -> NotDurable:
-    code = getattr(error, "sqlite_errorcode", None)
-    full = code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in NO_SPACE)
-    if full or _no_space(path.parent):  # SQLite calls it an I/O error where its shared memory cannot grow
-        return NotDurable("full", f"{path.parent}: no space left; make room, the rest goes by itself.")
-    return NotDurable("broken", f"{path}: {error}")
+def _row(seq: int, entry: Entry, place: Place | None) -> tuple[object, ...]:
+    crc = crc_of(seq, entry, entry.image_sha256, place)
+    return seq, entry.table, entry.id, entry.row, entry.image_sha256, *(place or (None, None)), crc
 
 
-def _no_space(folder: Path) -> bool:
-    with suppress(OSError):
-        return shutil.disk_usage(folder).free < FULL_BYTES
-    return False
+def _open(path: Path, durability: Durability) -> sqlite3.Connection:
+    rows = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        rows.execute("PRAGMA journal_mode = WAL")
+        rows.execute(f"PRAGMA synchronous = {durability.value}")
+        # Only the end moves rows from the log into the file: so what the log holds only grows, and what a
+        # refused transaction has left in it can be cut away.
+        rows.execute("PRAGMA wal_autocheckpoint = 0")
+        rows.executescript(CREATE)
+    except BaseException:
+        rows.close()
+        raise
+    return rows
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + COMPANIONS[0])
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _write(fd: int, data: bytes, at: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, at)
+        left, at = left[written:], at + written

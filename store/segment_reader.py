@@ -8,10 +8,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from store import wal
 from store.entry import Entry
-from store.segment import BUSY_S, crc_of, images_of
+from store.segment import BUSY_S, COMPANIONS, crc_of, images_of
 
 COLUMNS = "seq, target, id, row, image_sha256, image_at, image_bytes, crc"
+ROW_BYTES = 16  # the least that a row takes: a file has no more rows than that
+PATIENCE = 200  # rows in a page are fewer: behind a broken one, the next is found
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +49,39 @@ class SegmentReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
 
     def __iter__(self) -> Iterator[Entry | Damage]:
         """Yield every entry in its order, and a `Damage` for each that cannot be read.
 
-        An entry whose image alone is damaged is yielded too, without it.
+        An entry whose image alone is damaged is yielded too, without it. A segment whose writer was killed
+        before its first transaction has no entries, and no damage.
         """
+        if (broken := wal.torn(self.path.with_name(self.path.name + COMPANIONS[0]))) is not None:
+            yield Damage(self.path, "segment", f"{broken}: what was written behind it is lost")
         try:
             with closing(self._open()) as rows:
+                if _is_empty(rows):
+                    if self._image_bytes():
+                        yield Damage(self.path, "segment", "its rows are gone")
+                    return
                 known = _ids(rows)
-                for seq in range(1, max(known, default=0) + 1):
+                for seq in range(1, min(_last(rows, known), self._most()) + 1):
                     yield from self._read(rows, seq, known.get(seq))
         except sqlite3.Error as error:
             yield Damage(self.path, "segment", str(error))
 
-    def find(self, table: str, entry_id: str) -> Entry | None:
-        """Return one entry; None where it is not here, or damaged."""
+    def find(self, table: str, entry_id: str) -> Entry | Damage | None:
+        """Return one entry, or what is wrong with it; None where it is not here."""
         try:
             with closing(self._open()) as rows:
                 where = "WHERE target = ? AND id = ?"
                 found = rows.execute(f"SELECT seq FROM entry {where}", (table, entry_id)).fetchone()  # noqa: S608
-                if found is None:
-                    return None
-                return next(
-                    (one for one in self._read(rows, found[0], entry_id) if isinstance(one, Entry)), None
-                )
-        except sqlite3.Error:
-            return None
+                return None if found is None else next(self._read(rows, found[0], entry_id))
+        except sqlite3.Error as error:
+            if _is_gone(self.path) or "no such table" in str(error):
+                return None  # shipped meanwhile, or not begun
+            return Damage(self.path, "segment", str(error))
 
     def _open(self) -> sqlite3.Connection:
         rows = sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
@@ -90,18 +98,19 @@ class SegmentReader:
             yield Damage(self.path, "row", "it is missing", seq, entry_id)
             return
         _, table, this_id, row, sha256, at, length, crc = found
+        place = None if at is None and length is None else (at, length)
         try:
             bare = Entry(table, this_id, row)
-            intact = crc_of(seq, bare, sha256) == crc
+            intact = crc_of(seq, bare, sha256, place) == crc
         except (TypeError, ValueError, AttributeError):  # a column of another type
             intact = False
         if not intact:
             yield Damage(self.path, "row", "its CRC is another one", seq, entry_id)
             return
-        if sha256 is None:
+        if sha256 is None or place is None:
             yield bare
             return
-        image = self._image(at, length)
+        image = self._image(*place)
         if hashlib.sha256(image).hexdigest() == sha256:
             yield Entry(table, this_id, row, image, sha256)
             return
@@ -110,23 +119,61 @@ class SegmentReader:
         yield bare
 
     def _image(self, at: int, length: int) -> bytes:
-        with suppress(OSError, TypeError, OverflowError, ValueError):
+        """Return what there is of an image; its place is under the row's CRC."""
+        parts: list[bytes] = []
+        with suppress(OSError):
             fd = os.open(images_of(self.path), os.O_RDONLY)
             try:
-                return os.pread(fd, length, at)
+                # At most 2 GiB come at a time.
+                while length and (part := os.pread(fd, length, at)):
+                    parts.append(part)
+                    at, length = at + len(part), length - len(part)
             finally:
                 os.close(fd)
-        return b""
+        return b"".join(parts)
+
+    def _image_bytes(self) -> int:
+        with suppress(FileNotFoundError):
+            return images_of(self.path).stat().st_size
+        return 0
+
+    def _most(self) -> int:
+        log = self.path.with_name(self.path.name + COMPANIONS[0])
+        logged = log.stat().st_size if log.exists() else 0
+        return (self.path.stat().st_size + logged) // ROW_BYTES
 
 
-def _ids(rows: sqlite3.Connection) -> dict[int, str | None]:
-    """Return the id of each row, None where the index that knows it is broken too.
+def _is_empty(rows: sqlite3.Connection) -> bool:
+    """Tell whether the writer was killed before it had made the table."""
+    return not rows.execute("SELECT 1 FROM sqlite_master").fetchone()
 
-    Raises:
-        sqlite3.Error: There is nothing to be read.
-    """
-    last = rows.execute("SELECT max(seq) FROM entry").fetchone()[0] or 0
-    found: dict[int, str | None] = dict.fromkeys(range(1, last + 1))
+
+def _is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+def _ids(rows: sqlite3.Connection) -> dict[int, str]:
+    """Return the id of each row, as far as the index that knows it can be read."""
+    found: dict[int, str] = {}
     with suppress(sqlite3.Error, UnicodeDecodeError):
-        found.update(rows.execute("SELECT seq, id FROM entry INDEXED BY entry_id WHERE target > ''"))
+        for seq, entry_id in rows.execute("SELECT seq, id FROM entry INDEXED BY entry_id WHERE target > ''"):
+            found[seq] = entry_id
     return found
+
+
+def _last(rows: sqlite3.Connection, known: dict[int, str]) -> int:
+    """Return the number of the last row, by the index, by the table's end, and by looking for it.
+
+    Each of the three may be what is broken.
+    """
+    last = max(known, default=0)
+    with suppress(sqlite3.Error):
+        last = max(last, rows.execute("SELECT max(seq) FROM entry").fetchone()[0] or 0)
+    missed, seq = 0, last
+    while missed < PATIENCE:
+        seq += 1
+        missed += 1
+        with suppress(sqlite3.Error):
+            if rows.execute("SELECT 1 FROM entry WHERE seq = ?", (seq,)).fetchone():
+                last, missed = seq, 0
+    return last

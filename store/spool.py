@@ -1,13 +1,17 @@
-"""The durable queue of one replica: a folder of segments, of which the last is being written.
+"""The durable queue of one replica: a folder of segments, of which the last may be being written.
 
 `<spool>/<name>/00000001.sqlite`, and its images beside it. The name is the spool's identity in the tables'
 transactions, so no two ever have the same. Who writes holds the lock on `owner`; the kernel lets go of it
-when the process ends, however it ends, and then the spool may be adopted.
+when the process ends, however it ends, and then the spool may be adopted. The number of the segment being
+written stands in the same file.
 """
 
+import errno
 import fcntl
 import os
+import shutil
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +21,10 @@ from uuid_utils import uuid7
 
 from store.entry import Entry
 from store.errors import NotDurable
-from store.segment import SUFFIX, Durability, Segment, files_of
+from store.segment import IMAGES, NO_SPACE, SUFFIX, Durability, Segment, files_of, sync_folder
 
 OWNER = "owner"
+DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ class Depth:
 
 
 class Spool:
-    """Takes entries until it is closed. One thread at a time.
+    """Takes entries until it is closed. One thread at a time, in the process that made it.
 
     Args:
         folder: Of all spools of this node.
@@ -78,20 +83,39 @@ class Spool:
         self._waiting: dict[Path, tuple[float, int]] = {}  # closed: when begun, bytes
         self._segment: Segment | None = None
         self._begun = 0.0
+        self._pid = os.getpid()
+        self._owner = -1
         try:
-            self.folder.mkdir(parents=True)
+            _make(self.folder)
             self._owner = own(self.folder)
+            self._say_current(0)
+            sync_folder(self.folder)
         except OSError as error:
-            raise NotDurable("broken", f"{self.folder}: {error.strerror}") from error
+            self.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            reason = "full" if error.errno in NO_SPACE else "broken"
+            raise NotDurable(reason, f"{self.folder}: {error.strerror}") from error
+        _open.add(self)
+
+    @property
+    def resting(self) -> bool:
+        """Whether no segment with entries is open."""
+        return self._segment is None or not self._segment.entries
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Keep all of these, or none; they are durable when it returns.
 
         Raises:
-            NotDurable: None of them is kept: `full` disk, `bounds` of the spool, `broken` file.
+            NotDurable: None of them is kept: `full` disk, `bounds` of the spool, `broken` file, entries that
+                are `refused` for good. After `broken`, and where the folder was removed, `gone` tells
+                whether another spool is needed.
         """
-        self._check(self.depth())
+        if self._owner < 0 or self._pid != os.getpid():
+            raise NotDurable("closed", f"{self.folder}: the spool is closed.")
+        if self.gone():
+            raise NotDurable("broken", f"{self.folder}: the folder was removed.")
         self.rotate()
+        self._check(self.depth())
         try:
             self._current().append(entries)
         except NotDurable as error:
@@ -101,9 +125,13 @@ class Spool:
                 self._set_aside()
             raise
 
+    def gone(self) -> bool:
+        """Tell whether somebody has removed this spool: what is written to it would be lost."""
+        return self._owner >= 0 and os.fstat(self._owner).st_nlink == 0
+
     def rotate(self) -> None:
         """Close the segment that is full or old enough, so that it can be shipped."""
-        if self._segment is None:
+        if self._segment is None or self._pid != os.getpid():
             return
         old = self._clock() - self._begun >= self.limits.segment_s
         if self._segment.entries and (old or self._segment.bytes >= self.limits.segment_bytes):
@@ -111,14 +139,15 @@ class Spool:
 
     def depth(self) -> Depth:
         """Return what waits; what has been shipped meanwhile is not counted any more. Any thread."""
-        waiting, segment, begun, now = self._waiting.copy(), self._segment, self._begun, self._clock()
+        # Copied before the open one is read: a segment in between would be counted twice, not missed.
+        segment, begun, now = self._segment, self._begun, self._clock()
         found = []
-        for path, known in waiting.items():
+        for path, known in self._waiting.copy().items():
             if path.exists():
                 found.append(known)
             else:
                 self._waiting.pop(path, None)
-        if segment is not None and segment.entries:
+        if segment is not None and segment.entries and segment.path not in self._waiting:
             found.append((begun, segment.bytes))
         return Depth(sum(size for _, size in found), now - min((begun for begun, _ in found), default=now))
 
@@ -126,26 +155,41 @@ class Spool:
         """Close the segment and give the spool up, for others to ship. Idempotent."""
         if self._owner < 0:
             return
-        self._set_aside()
+        if self._pid == os.getpid():
+            self._set_aside()
         os.close(self._owner)
         self._owner = -1
 
+    def _let_go(self) -> None:
+        """In a forked child: the lock is the parent's, who would keep it after the parent is killed."""
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
     def _current(self) -> Segment:
-        if self._owner < 0:
-            raise NotDurable("closed", f"{self.folder}: the spool is closed.")
         if self._segment is None:
-            segment = Segment(self.folder / f"{self._number + 1:08d}{SUFFIX}", self._durability)
-            self._number += 1
+            number = self._number + 1
+            self._say_current(number)
+            segment = Segment(self.folder / f"{number:0{DIGITS}d}{SUFFIX}", self._durability)
+            self._number = number
             self._begun = self._clock()  # before the other: `depth` reads both
             self._segment = segment
         return self._segment
 
     def _set_aside(self) -> None:
-        segment, self._segment = self._segment, None
+        segment = self._segment
         if segment is None:
             return
         segment.close()
-        self._waiting[segment.path] = (self._begun, segment.bytes)
+        if segment.entries:
+            self._waiting[segment.path] = (self._begun, segment.bytes)
+        self._segment = None
+        with suppress(OSError):  # it stays with us until the process ends
+            self._say_current(0)
+
+    def _say_current(self, number: int) -> None:
+        """Say which segment is not to be shipped yet, before it is there; 0: none."""
+        os.pwrite(self._owner, f"{number:0{DIGITS}d}".encode(), 0)
 
     def _check(self, depth: Depth) -> None:
         if depth.bytes >= self.limits.max_bytes:
@@ -162,11 +206,15 @@ def own(folder: Path) -> int:
 
     Raises:
         BlockingIOError: Somebody else has it.
+        FileNotFoundError: The spool is gone.
         OSError: The file cannot be made.
     """
-    fd = os.open(folder / OWNER, os.O_CREAT | os.O_RDWR, 0o640)
+    path = folder / OWNER
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the spool was removed meanwhile", str(folder))
     except BaseException:
         os.close(fd)
         raise
@@ -178,8 +226,52 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
+def shippable(folder: Path) -> list[Path]:
+    """Return the segments that an owner who is alive will never write to again, in their order.
+
+    Where nobody has the lock, and the caller takes it, these are `segments`.
+    """
+    found = segments(folder)  # first: what is opened from now on is not among them
+    try:
+        current = int((folder / OWNER).read_text(encoding="ascii") or 0)
+    except FileNotFoundError:
+        return []
+    return [path for path in found if not current or int(path.stem) < current]
+
+
 def remove(segment: Path) -> None:
     """Remove a segment that has been shipped; the rows first: without their log they look broken."""
     for file in files_of(segment):
         with suppress(FileNotFoundError):
             file.unlink()
+    with suppress(FileNotFoundError):
+        sync_folder(segment.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a `remove` that was killed has left; for the holder of the lock."""
+    for images in folder.glob(f"*{IMAGES}"):
+        segment = images.with_suffix(SUFFIX)
+        if not segment.exists():
+            remove(segment)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, so that all their names outlive a power cut."""
+    missing = [folder]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    folder.mkdir(parents=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
+
+
+_open: "weakref.WeakSet[Spool]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for spool in list(_open):
+        spool._let_go()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -5,11 +5,13 @@ record: one transaction for all of them. What comes while one is being written w
 """
 
 import asyncio
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from store.entry import Entry
 from store.errors import NotDurable
@@ -39,31 +41,38 @@ class _Waiting:
     written: "asyncio.Future[None]"
 
 
+_Done = list[tuple[list[_Waiting], Write]]
+
+
 class Writer:
     """Lives on the event loop that constructs it; its spool lives on a thread.
 
+    The thread is a daemon: a disk that hangs does not keep the process from ending.
+
     Args:
-        open_spool: Called on the thread, before the first entry, and again where it failed.
-        thread: One worker, its own; shut down by `close`.
+        open_spool: Called on the thread, before the first entry, and again where it failed or was removed.
+        name: Of the thread, at most 15 characters.
         observe: Told of every transaction, on the event loop.
     """
 
     def __init__(
         self,
         open_spool: Callable[[], Spool],
-        thread: ThreadPoolExecutor,
+        name: str,
         observe: Callable[[Write], None] = lambda _: None,
     ) -> None:
         self._open = open_spool
-        self._thread = thread
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._spool: Spool | None = None
         self._waiting: list[_Waiting] = []
         self._busy = False
         self._closed = False
+        self._ended = threading.Event()
         self._last: NotDurable | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, args=(name,), name=name, daemon=True).start()
 
     async def put(self, *entries: Entry) -> None:
         """Return when these are durable, all of them.
@@ -73,6 +82,8 @@ class Writer:
         """
         if self._closed:
             raise _closed()
+        if not entries:
+            return
         waiting = _Waiting(entries, self._loop.create_future())
         self._waiting.append(waiting)
         if not self._busy:
@@ -86,78 +97,113 @@ class Writer:
 
     def depth(self) -> Depth:
         """Return what waits in the spool for a shipper; nothing before the first entry. Any thread."""
-        return Depth(0, 0.0) if self._spool is None else self._spool.depth()
+        spool = self._spool
+        return Depth(0, 0.0) if spool is None else spool.depth()
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Take no more, let what is being written end, give the spool up. Idempotent; any thread.
 
         Waits `timeout_s` at most: on a disk that hangs, the kernel gives the spool up with the process.
         """
-        if self._closed:
-            return
-        self._closed = True
-        with suppress(RuntimeError):  # the interpreter is at its end
-            ended = self._thread.submit(self._close)
-            with suppress(TimeoutError):
-                ended.result(timeout_s)
-        self._thread.shutdown(wait=False)
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        self._ended.wait(timeout_s)
+
+    # --- on the loop ---
 
     def _start(self) -> None:
         """Write all that waits, but for what nobody waits for any more."""
         group = [one for one in self._waiting if not one.written.done()]
         self._waiting.clear()
-        if not group:
-            self._busy = False
+        if group and not self._ended.is_set():
+            self._jobs.put(lambda: self._write(group))
             return
-        began = time.monotonic()
-        entries = [entry for one in group for entry in one.entries]
-        try:
-            running = self._loop.run_in_executor(self._thread, self._append, entries)
-        except RuntimeError:  # closed in between
-            self._busy = False
-            for one in group:
-                _tell(one, _closed())
-            return
-        running.add_done_callback(
-            lambda done: self._done(
-                group, len(entries), began, _closed() if done.cancelled() else done.exception()
-            )
-        )
-
-    def _done(
-        self, group: Sequence[_Waiting], entries: int, began: float, error: BaseException | None
-    ) -> None:
-        if error is not None and not isinstance(error, NotDurable):
-            error = NotDurable("broken", f"the spool failed: {error!r}")
-        self._last = error
         for one in group:
-            _tell(one, error)
+            _tell(one, _closed())
+        self._busy = False
+        self._rest_later()
+
+    def _done(self, done: _Done) -> None:
+        self._last = done[-1][1].failed
+        for group, write in done:
+            for one in group:
+                _tell(one, write.failed)
         self._busy = bool(self._waiting)
         if self._waiting:
             self._start()
-        elif self._timer is None and self._spool is not None:
-            self._timer = self._loop.call_later(self._spool.limits.segment_s, self._rest)
+        self._rest_later()
         # Last: whatever it raises, nobody waits for ever.
-        self._observe(Write(entries, time.monotonic() - began, error))
+        for _, write in done:
+            self._observe(write)
+
+    def _rest_later(self) -> None:
+        if self._timer is None and self._spool is not None and not self._closed:
+            self._timer = self._loop.call_later(self._spool.limits.segment_s, self._rest)
 
     def _rest(self) -> None:
         """Close the segment that nobody writes to any more, so that it is shipped."""
         self._timer = None
-        with suppress(RuntimeError):  # closed in between
-            self._thread.submit(self._rotate)
+        self._jobs.put(self._rotate)
 
-    def _append(self, entries: Sequence[Entry]) -> None:
+    # --- on the thread ---
+
+    def _work(self, name: str) -> None:
+        with suppress(OSError):  # Linux only: what `top -H` and `perf` show
+            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name)
+        try:
+            while (job := self._jobs.get()) is not None:
+                job()
+            if self._spool is not None:
+                self._spool.close()
+        finally:
+            self._ended.set()
+        while True:  # who was between the check and the queue
+            with suppress(queue.Empty):
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job()
+                continue
+            return
+
+    def _write(self, group: list[_Waiting]) -> None:
+        done: _Done = [(group, self._append(group))]
+        refused = done[0][1].failed
+        if refused is not None and refused.reason == "refused" and len(group) > 1:
+            # Who is to blame must not cost the others their answers.
+            done = [([one], self._append([one])) for one in group]
+        with suppress(RuntimeError):  # the loop is gone, and everybody on it
+            self._loop.call_soon_threadsafe(self._done, done)
+
+    def _append(self, group: Sequence[_Waiting]) -> Write:
+        entries = [entry for one in group for entry in one.entries]
+        began, failed = time.monotonic(), None
+        try:
+            self._current().append(entries)
+        except NotDurable as error:
+            failed = error
+        except Exception as error:
+            failed = NotDurable("broken", f"the spool failed: {error!r}")
+        return Write(len(entries), time.monotonic() - began, failed)
+
+    def _current(self) -> Spool:
+        if self._ended.is_set():
+            raise _closed()
+        if self._spool is not None and self._spool.gone():
+            self._spool.close()
+            self._spool = None
         if self._spool is None:
             self._spool = self._open()
-        self._spool.append(entries)
+        return self._spool
 
     def _rotate(self) -> None:
-        if self._spool is not None:
+        if self._spool is None:
+            return
+        with suppress(NotDurable):
             self._spool.rotate()
-
-    def _close(self) -> None:
-        if self._spool is not None:
-            self._spool.close()
+        if not self._spool.resting:  # it was begun since, and nobody may come any more
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._rest_later)
 
 
 def _tell(waiting: _Waiting, error: NotDurable | None) -> None:

@@ -48,6 +48,7 @@ ERROR_CODE = Attribute(
         "unavailable",
         "unhealthy",
         "deadline_exceeded",
+        "not_durable",
         OTHER,
     ),
 )
@@ -74,6 +75,27 @@ MODEL_VERSION = Attribute(
     "model.version", "Version, as in every answer.", limit=4, bounded_by="one model a replica"
 )
 MODEL_SHA = Attribute("model.sha", "sha256 of the weights.", limit=4, bounded_by="one model a replica")
+NOT_DURABLE = Attribute(
+    "error.type",
+    "Absent where it is on the disk. `full`: no space left; `bounds`: the spool holds all that it may; "
+    "`broken`: the file system failed; `refused`: it can never be kept; `closed`: the replica ends.",
+    values=("full", "bounds", "broken", "refused", "closed"),
+)
+TABLE = Attribute(
+    "table",
+    "Delta table.",
+    values=("detections", "recommendations", "feedback", "interactions", "images"),
+)
+UNSHIPPED = Attribute(
+    "error.type",
+    "`store`: a table could not be read or written; `spool`: a spool could not.",
+    values=("store", "spool"),
+)
+DAMAGE = Attribute(
+    "kind",
+    "`row`, `image`, `segment`: of a spool; `clock`: a time that this node's clock cannot explain.",
+    values=("row", "image", "segment", "clock"),
+)
 CPU_MODE = Attribute("cpu.mode", "Where the time went.", values=("user", "system"))
 HW_ID = Attribute("hw.id", "UUID of the GPU.", limit=16, bounded_by="the GPUs of a node")
 HW_TYPE = Attribute("hw.type", "Kind of hardware.", values=("gpu",))

@@ -46,6 +46,7 @@ def _groups() -> Iterator[tuple[str, list[Metric]]]:
         schema.SERVING: "Both applications",
         (schema.DETECTION,): "Detection",
         (schema.RECOMMENDATION,): "Recommendation",
+        (schema.STORE,): "The shippers of the store, one a node",
     }
     for services, title in titles.items():
         yield title, [metric for metric in schema.METRICS if metric.services == services]

@@ -6,6 +6,7 @@ the semantic conventions (1.44) have a name, it is theirs. Never the id of a use
 inference in a metric: those are in log lines and records.
 """
 
+from telemetry import schema_store
 from telemetry.attributes import (
     ANSWERED_BY,
     CLASS,
@@ -30,11 +31,12 @@ from telemetry.attributes import (
 from telemetry.metric import Kind, LogField, Metric
 from telemetry.metric import prometheus_label as prometheus_label  # noqa: PLC0414 - part of the contract
 from telemetry.metric import prometheus_name as prometheus_name  # noqa: PLC0414 - the same
-
-NAMESPACE = "glasshouse"
-DETECTION = "detection"
-RECOMMENDATION = "recommendation"
-SERVING = (DETECTION, RECOMMENDATION)
+from telemetry.services import DETECTION as DETECTION  # noqa: PLC0414 - the same
+from telemetry.services import EVERYBODY as EVERYBODY  # noqa: PLC0414 - the same
+from telemetry.services import NAMESPACE as NAMESPACE  # noqa: PLC0414 - the same
+from telemetry.services import RECOMMENDATION as RECOMMENDATION  # noqa: PLC0414 - the same
+from telemetry.services import SERVING as SERVING  # noqa: PLC0414 - the same
+from telemetry.services import STORE as STORE  # noqa: PLC0414 - the same
 
 DECILES = tuple(round(0.1 * step, 1) for step in range(1, 11))
 
@@ -308,7 +310,10 @@ GPU_STATUS = Metric(
     observed=True,
 )
 
-METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+METRICS: tuple[Metric, ...] = (
+    *(value for value in list(globals().values()) if isinstance(value, Metric)),
+    *schema_store.METRICS,
+)
 
 # --- log fields ---------------------------------------------------------------------------------
 

@@ -216,10 +216,22 @@ def test_what_is_no_segment_is_said(tmp_path: Path, content: bytes) -> None:
     """A file that never was one, or was cut to nothing, is one damage and no crash."""
     path = tmp_path / "00000001.sqlite"
     path.write_bytes(content)
+    images_of(path).write_bytes(b"of rows that are gone")
     (found,) = SegmentReader(path)
     assert isinstance(found, Damage)
     assert found.what == "segment"
     assert str(path) in str(found)
+
+
+def test_a_segment_that_was_not_begun_is_no_damage(tmp_path: Path) -> None:
+    """A writer that was killed while it made the files leaves nothing to read, and nothing wrong."""
+    path = tmp_path / "00000001.sqlite"
+    path.write_bytes(b"")
+    images_of(path).write_bytes(b"")
+    assert list(SegmentReader(path)) == []
+    with sqlite3.connect(path) as rows:
+        rows.execute("PRAGMA journal_mode = WAL")
+    assert list(SegmentReader(path)) == []
 
 
 def test_a_broken_file_is_left_and_the_next_one_taken(tmp_path: Path) -> None:

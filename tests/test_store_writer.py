@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def only(folder: Path) -> Path:
 
 def writer(open_spool: Callable[[], Spool], writes: list[Write]) -> Writer:
     """Return a writer on a thread of its own that notes its transactions."""
-    return Writer(open_spool, ThreadPoolExecutor(1), writes.append)
+    return Writer(open_spool, "spool", writes.append)
 
 
 @on_a_loop
@@ -181,7 +180,7 @@ async def test_an_observer_that_fails_holds_nobody_up(tmp_path: Path) -> None:
     def fail(_: Write) -> None:
         raise KeyError("observer")
 
-    one = Writer(lambda: Spool(tmp_path, "detection"), ThreadPoolExecutor(1), fail)
+    one = Writer(lambda: Spool(tmp_path, "detection"), "spool", fail)
     await one.put(entry(0))
     await one.put(entry(1))
     assert ids(tmp_path) == ["id-0", "id-1"]

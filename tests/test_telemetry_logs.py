@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -347,6 +347,27 @@ def test_a_request_line_is_a_record(lines: Lines, caplog: pytest.LogCaptureFixtu
     assert (record.getMessage(), record.levelname) == ("detection failed 500", "ERROR")
     assert (record.funcName, vars(record)["request_id"]) == ("write_request", "r2")
     assert len(lines.json()) == 1, "the logger's level holds here too"
+
+
+@pytest.mark.parametrize("outcome", ["answered", "refused", "failed"])
+def test_without_other_handlers_the_line_is_the_same(lines: Lines, outcome: str) -> None:
+    """Where nobody else listens no record is made, and the line is equal to the last byte."""
+    line = request(outcome, 200, "r-1", ended_s=1_700_000_000.25, stages_s={"decode": 0.001})
+    other = logging.NullHandler()
+    tracer = TracerProvider().get_tracer("test")
+    with tracer.start_as_current_span("request"), bind(application="detection"):
+        lines.log.propagate = False  # pytest listens at the root
+        lines.log.addHandler(other)
+        try:
+            write_request(lines.log, line)
+            lines.log.removeHandler(other)
+            write_request(lines.log, line)
+        finally:
+            lines.log.propagate = True
+    one, two = lines.console.getvalue().splitlines()
+    assert one == two
+    first, second = lines.sent
+    assert replace(first, observed_ns=0) == replace(second, observed_ns=0)
 
 
 def test_lines_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
