@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from fastapi import FastAPI, Query, Request, Response
 from ray.serve import Application
@@ -163,6 +164,27 @@ class DetectionService(Service[DetectionTunables]):
             inference_id, known, self.model, settings, image, detected, properties, replica=keeper.replica
         )
 
+    def replay(self, data: bytes, settings: Mapping[str, Any]) -> Detections:
+        """Run a record again; blocks, on the device thread's time.
+
+        The answer is the same to the last digit where device, precision, threads and code are: kernels are
+        chosen by the size of the batch, so it is run in a batch as large, of copies of itself.
+
+        Args:
+            data: The image as received.
+            settings: The record's.
+        """
+        _, prepared = self._prepare(data)
+        classes = settings["classes"]
+        asked = DetectionSettings(
+            confidence=settings["confidence"],
+            iou=settings["iou"],
+            max_detections=settings["max_detections"],
+            classes=None if classes is None else tuple(classes),
+        )
+        size = int(settings["batch_size"])
+        return self.detector.detect([prepared] * size, [asked] * size)[0].detections
+
     def _load(self, args: DetectionArgs, tunables: DetectionTunables) -> Detector:
         began = time.monotonic()
         detector = load_detector(args, tunables.batching.max_size)
@@ -263,7 +285,9 @@ class DetectionService(Service[DetectionTunables]):
         return {
             **inference(found, feedback),
             "image": {name: row[name] for name in ("width", "height")} | {"sha256": row["image_sha256"]},
-            "latency_ms": {stage: row[f"{stage}_ms"] for stage in ("decode", "queue", "inference")},
+            "latency_ms": {
+                stage: np.float32(row[f"{stage}_ms"]) for stage in ("decode", "queue", "inference")
+            },
             "detections": self._objects(row, ""),
             "default_detections": self._objects(row, "default_"),
             "properties": {name: row[name] for name in PROPERTY_NAMES} | {"step": row["property_step"]},
@@ -272,7 +296,14 @@ class DetectionService(Service[DetectionTunables]):
 
     def _objects(self, row: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
         names = self.detector.class_names
-        columns = [row[f"{prefix}{name}"] for name in ("class_id", "confidence", "x1", "y1", "x2", "y2")]
+        # As float32, which they are: as Python's floats they would have digits that the answer did not have.
+        columns = [
+            row[f"{prefix}class_id"],
+            *(
+                np.array(row[f"{prefix}{name}"], np.float32)
+                for name in ("confidence", "x1", "y1", "x2", "y2")
+            ),
+        ]
         return [
             {
                 "class_id": class_id,

@@ -214,7 +214,7 @@ class RecommendationService(Service[RecommendationTunables]):
             "items": [
                 {"movie_id": movie_id, "title": title, "score": score, "rank": rank}
                 for movie_id, title, score, rank in zip(
-                    row["movie_id"], titles, row["score"], row["rank"], strict=True
+                    row["movie_id"], titles, np.array(row["score"], np.float32), row["rank"], strict=True
                 )
             ],
             "rationale": row["rationale"],

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from store.entry import Entry
 from store.reader import Reader
-from store.schema import arrow
+from store.rows import day_of
+from store.schema import PARTITION, arrow
 from store.segment_reader import Damage, SegmentReader
 from store.spool import segments
 
@@ -54,7 +55,7 @@ class Lookup:
         """
         entry = self.waiting(table, entry_id)
         if entry is not None:
-            return Found(decode(table, entry.row), entry.image)
+            return Found({**decode(table, entry.row), PARTITION: day_of(entry_id)}, entry.image)
         columns = self._reader.record(table, entry_id)
         return None if columns is None else Found(columns)
 

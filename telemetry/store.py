@@ -17,7 +17,10 @@ class SpoolMetrics:
     def __init__(self, instruments: Instruments, depth: Callable[[], tuple[float, float]]) -> None:
         self.strict = instruments.strict
         self._kept = instruments.series(schema_store.SPOOL_ENTRIES)
-        self._lost = instruments.family(schema_store.SPOOL_ENTRIES, attributes.NOT_DURABLE)
+        self._lost = {
+            reason: instruments.series(schema_store.SPOOL_ENTRIES, {attributes.NOT_DURABLE.name: reason})
+            for reason in attributes.NOT_DURABLE.values
+        }
         instruments.observe(schema_store.SPOOL_SIZE, lambda: [(depth()[0], {})])
         instruments.observe(schema_store.SPOOL_AGE, lambda: [(depth()[1], {})])
 
@@ -29,7 +32,7 @@ class SpoolMetrics:
     @guarded
     def lost(self, entries: int, reason: str) -> None:
         """Count entries that are not, see `telemetry.attributes.NOT_DURABLE`."""
-        self._lost.of(reason).put(entries)
+        self._lost[reason].put(entries)
 
 
 class ShipperMetrics:
