@@ -41,6 +41,9 @@ log = logging.getLogger("glasshouse.detection")
 
 Item = tuple[Prepared, DetectionSettings]
 
+SIDES = ("x1", "y1", "x2", "y2")
+STAGES = ("decode", "queue", "inference")
+
 BODY_DOC = body_doc(
     {kind: {"schema": {"type": "string", "format": "binary"}} for kind in IMAGE_TYPES}
     | {MULTIPART: {"schema": {"properties": {FIELD: {"type": "string", "format": "binary"}}}}}
@@ -236,7 +239,7 @@ class DetectionService(Service[DetectionTunables]):
                     "class_id": int(class_id),
                     "class_name": names[int(class_id)],
                     "confidence": confidence,
-                    "box": dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+                    "box": dict(zip(SIDES, box, strict=True)),
                 }
                 for class_id, confidence, box in zip(
                     found.class_id, found.confidence, found.boxes, strict=True
@@ -285,9 +288,7 @@ class DetectionService(Service[DetectionTunables]):
         return {
             **inference(found, feedback),
             "image": {name: row[name] for name in ("width", "height")} | {"sha256": row["image_sha256"]},
-            "latency_ms": {
-                stage: np.float32(row[f"{stage}_ms"]) for stage in ("decode", "queue", "inference")
-            },
+            "latency_ms": {stage: np.float32(row[f"{stage}_ms"]) for stage in STAGES},
             "detections": self._objects(row, ""),
             "default_detections": self._objects(row, "default_"),
             "properties": {name: row[name] for name in PROPERTY_NAMES} | {"step": row["property_step"]},
@@ -310,7 +311,7 @@ class DetectionService(Service[DetectionTunables]):
                 # A record may be older than the model.
                 "class_name": names.get(class_id, ""),
                 "confidence": confidence,
-                "box": dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)),
+                "box": dict(zip(SIDES, box, strict=True)),
             }
             for class_id, confidence, *box in zip(*columns, strict=True)
         ]
