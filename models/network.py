@@ -80,7 +80,7 @@ class Checkpoint:
     def __call__(self, batch: Tensor) -> Output:
         """Run forward `(n, size, size, 3) uint8` RGB."""
         # The view is already channels-last in memory.
-        images = batch.to(self._device).permute(0, 3, 1, 2).to(self._dtype)
+        images = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).to(self._dtype)
         output = self._model(images if self._scale is None else images * self._scale)
         features, self._features = self._features, None
         return Output(output[0] if isinstance(output, tuple | list) else output, features)
@@ -127,7 +127,7 @@ class Export:
 
     def __call__(self, batch: Tensor) -> Output:
         """Run forward `(n, size, size, 3) uint8` RGB, in pieces of the size that the export was made for."""
-        images = batch.to(self._device).permute(0, 3, 1, 2).float().div_(255).contiguous()
+        images = batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255).contiguous()
         pieces = [self._piece(piece) for piece in torch.split(images, self._chunk or len(images))]
         return Output(torch.cat(pieces).to(self._device), None)
 
