@@ -75,8 +75,12 @@ def measure(image: Pixels, step: int | None = None) -> Properties:
         step = step_of(height, width)
     if not 1 <= step <= min(height, width):
         raise ValueError(f"step is {step}; it is from 1 to {min(height, width)} for this image.")
-    counted = _Counted(*_kernel()(np.ascontiguousarray(_reduce(image, step)), *_tables()))
-    return Properties(_values(height, width, counted), step)
+    count, median = _kernels()
+    planes = cv2.split(np.ascontiguousarray(_reduce(image, step)))
+    counted = _Counted(*count(*planes, *_tables()))
+    return Properties(
+        _values(height, width, counted, median(counted.sizes.reshape(-1), counted.coarse.sum(0))), step
+    )
 
 
 def step_of(height: int, width: int) -> int:
@@ -107,7 +111,8 @@ class _Counted:
     inside: int
     laplacian: int
     laplacian_squared: float
-    laplacian_median: float
+    sizes: npt.NDArray[np.int32]
+    coarse: npt.NDArray[np.int32]
     steps: int
     block_steps: int
     width: int
@@ -125,7 +130,7 @@ def _reduce(image: Pixels, step: int) -> Pixels:
     return np.asarray(reduced, np.uint8)
 
 
-def _values(height: int, width: int, counted: _Counted) -> npt.NDArray[np.float64]:
+def _values(height: int, width: int, counted: _Counted, median: float) -> npt.NDArray[np.float64]:
     pixels = counted.pixels
     mean = counted.gray / pixels
     variance = max(0.0, counted.gray_squared / pixels - mean * mean)
@@ -148,7 +153,7 @@ def _values(height: int, width: int, counted: _Counted) -> npt.NDArray[np.float6
             # Adding 0.0 turns the -0.0 of a single colour into 0.
             float(-(shares * np.log2(shares)).sum()) + 0.0,
             counted.saturation / pixels,
-            counted.laplacian_median / LEVEL / (NORMAL_MEDIAN * LAPLACIAN_GAIN),
+            median / LEVEL / (NORMAL_MEDIAN * LAPLACIAN_GAIN),
             block_steps / LEVEL / (all_steps / LEVEL + TINY),
             counted.clipped / pixels,
         ]
@@ -156,123 +161,133 @@ def _values(height: int, width: int, counted: _Counted) -> npt.NDArray[np.float6
 
 
 @functools.cache
-def _tables() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def _tables() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
     """Return 1 / (R + G + B), 0 for black; and OpenCV's divisors of saturation, in 4,096ths."""
     sums = np.arange(3 * 255 + 1)
     inverse = np.divide(1.0, sums, out=np.zeros(len(sums)), where=sums > 0)
     values = np.arange(256)
     divisors = np.divide(255 << 12, values, out=np.zeros(256), where=values > 0)
-    return inverse, np.rint(divisors).astype(np.int64)
+    return inverse, np.rint(divisors).astype(np.int32)
 
 
 @functools.cache
-def _kernel() -> Callable[..., tuple[Any, ...]]:
+def _kernels() -> tuple[Callable[..., tuple[Any, ...]], Callable[..., float]]:
     import numba  # noqa: PLC0415 - most of a second, and only where images are measured
 
     # Sums of floats may be taken in another order: that is what lets them be taken eight at a time.
-    compiled: Callable[..., tuple[Any, ...]] = numba.njit(nogil=True, cache=True, fastmath={"reassoc"})(
-        _count
-    )
-    return compiled
+    compiled = numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+    return compiled(_count), compiled(_median)
 
 
-def _count(  # noqa: PLR0912, PLR0915 - one pass over the pixels is what makes it quick
-    image: Pixels, inverse: npt.NDArray[np.float64], divisors: npt.NDArray[np.int64]
+def _count(
+    reds: Pixels,
+    greens: Pixels,
+    blues: Pixels,
+    inverse: npt.NDArray[np.float64],
+    divisors: npt.NDArray[np.int32],
 ) -> tuple[Any, ...]:
-    height, width = image.shape[0], image.shape[1]
+    """Go through the lines once; every loop over a line is one that the compiler can take many at a time."""
+    height, width = reds.shape
     rows = np.zeros((3, width), np.int32)  # gray of this line and of the two before
-    histogram = np.zeros(256, np.int64)
-    coarse = np.zeros(COARSE, np.int32)
+    levels = np.zeros(width, np.uint8)
+    # Four of each: neighbours are often equal, and adding to one number twice in a row waits for itself.
+    histograms = np.zeros((4, 256), np.int64)
+    coarse = np.zeros((4, COARSE), np.int32)
     sizes = np.empty((max(0, height - 2), max(0, width - 2)), np.int32)
-    gray, gray_squared, coloured, saturation, clipped = 0, 0.0, 0, 0, 0
-    red, green = 0.0, 0.0
-    laplacian, laplacian_squared = 0, 0.0
-    steps, block_steps = 0, 0
+    gray: Any = 0
+    coloured: Any = 0
+    saturation: Any = 0
+    clipped: Any = 0
+    laplacian: Any = 0
+    steps: Any = 0
+    block_steps: Any = 0
+    gray_squared, red, green, laplacian_squared = 0.0, 0.0, 0.0, 0.0
     for y in range(height):
-        line = rows[y % 3]
-        row_squared, row_red, row_green = 0.0, 0.0, 0.0
-        row_gray: Any = 0
-        row_clipped: Any = 0
-        row_coloured: Any = 0
-        row_saturation: Any = 0
+        r, g, b, line = reds[y], greens[y], blues[y], rows[y % 3]
         for x in range(width):
-            # In 32 bits: eight at a time.
-            r, g, b = np.int32(image[y, x, 0]), np.int32(image[y, x, 1]), np.int32(image[y, x, 2])
-            level = np.int32(RED) * r + np.int32(GREEN) * g + np.int32(BLUE) * b
+            level = np.int32(RED) * r[x] + np.int32(GREEN) * g[x] + np.int32(BLUE) * b[x]
             line[x] = level
-            row_gray += level
-            row_squared += float(level) * float(level)
-            row_clipped += (level < DARK) | (level > LIGHT)
-            total = r + g + b
-            row_coloured += total > 0
-            row_red += r * inverse[total]
-            row_green += g * inverse[total]
-            highest = max(r, g, b)
-            row_saturation += ((highest - min(r, g, b)) * divisors[highest] + 2048) >> 12
+            levels[x] = level // np.int32(LEVEL)
+        row: Any = 0
+        beyond: Any = 0
         for x in range(width):
-            histogram[line[x] // LEVEL] += 1
-        row_steps = 0
+            row += line[x]
+            gray_squared += float(line[x]) * float(line[x])
+            beyond += (line[x] < DARK) | (line[x] > LIGHT)
+        gray += row
+        clipped += beyond
+        row = 0
+        for x in range(width):
+            total = np.int32(r[x]) + np.int32(g[x]) + np.int32(b[x])
+            row += total > 0
+            red += r[x] * inverse[total]
+            green += g[x] * inverse[total]
+        coloured += row
+        row = 0
+        for x in range(width):
+            highest, lowest = max(r[x], g[x], b[x]), min(r[x], g[x], b[x])
+            row += (np.int32(highest - lowest) * divisors[highest] + np.int32(2048)) >> 12
+        saturation += row
+        for x in range(width):
+            histograms[x & 3, levels[x]] += 1
+        row = 0
         for x in range(1, width):
-            row_steps += abs(line[x] - line[x - 1])
+            row += abs(line[x] - line[x - 1])
+        steps += row
         for x in range(8, width, 8):
             block_steps += abs(line[x] - line[x - 1])
-        gray += row_gray
-        gray_squared += row_squared
-        clipped += row_clipped
-        coloured += row_coloured
-        saturation += row_saturation
-        red += row_red
-        green += row_green
-        steps += row_steps
         if y >= 2:
-            above, middle = rows[(y - 2) % 3], rows[(y - 1) % 3]
-            out = sizes[y - 2]
-            row_laplacian, row_laplacian_squared = 0, 0.0
+            above, middle, out = rows[(y - 2) % 3], rows[(y - 1) % 3], sizes[y - 2]
+            row = 0
             for x in range(1, width - 1):
-                value = above[x] + line[x] + middle[x - 1] + middle[x + 1] - 4 * middle[x]
-                row_laplacian += value
-                row_laplacian_squared += float(value) * float(value)
+                value = above[x] + line[x] + middle[x - 1] + middle[x + 1] - np.int32(4) * middle[x]
+                row += value
+                laplacian_squared += float(value) * float(value)
                 out[x - 1] = abs(value)
+            laplacian += row
             for x in range(width - 2):
-                coarse[out[x] >> COARSE_BITS] += 1
-            laplacian += row_laplacian
-            laplacian_squared += row_laplacian_squared
-    inside = sizes.size
-    median = 0.0
-    if inside:
-        # The two middle ones of an even number, twice the middle one of an odd number.
-        for rank in ((inside - 1) // 2, inside // 2):
-            before, place = 0, 0
-            while before + coarse[place] <= rank:
-                before += coarse[place]
-                place += 1
-            fine = np.zeros(1 << COARSE_BITS, np.int32)
-            low = place << COARSE_BITS
-            flat = sizes.reshape(-1)
-            for index in range(inside):
-                if flat[index] >> COARSE_BITS == place:
-                    fine[flat[index] - low] += 1
-            exact = 0
-            while before + fine[exact] <= rank:
-                before += fine[exact]
-                exact += 1
-            median += (low + exact) / 2
+                coarse[x & 3, out[x] >> COARSE_BITS] += 1
     return (
         height * width,
         gray,
         gray_squared,
-        histogram,
+        histograms.sum(0),
         red,
         green,
         coloured,
         saturation,
-        inside,
+        sizes.size,
         laplacian,
         laplacian_squared,
-        median,
+        sizes,
+        coarse,
         steps,
         block_steps,
         width,
         height,
         clipped,
     )
+
+
+def _median(sizes: npt.NDArray[np.int32], coarse: npt.NDArray[np.int64]) -> float:
+    """Return the exact median of what has been counted in coarse bins; 0 of nothing."""
+    count = len(sizes)
+    if not count:
+        return 0.0
+    median = 0.0
+    # The two middle ones of an even number, twice the middle one of an odd number.
+    for rank in ((count - 1) // 2, count // 2):
+        before, place = 0, 0
+        while before + coarse[place] <= rank:
+            before += coarse[place]
+            place += 1
+        fine = np.zeros(1 << COARSE_BITS, np.int32)
+        for size in sizes:
+            if size >> COARSE_BITS == place:
+                fine[size & ((1 << COARSE_BITS) - 1)] += 1
+        exact = 0
+        while before + fine[exact] <= rank:
+            before += fine[exact]
+            exact += 1
+        median += ((place << COARSE_BITS) + exact) / 2
+    return median
