@@ -55,7 +55,12 @@ def lines() -> Iterator[str]:
     """Yield the page, line by line."""
     yield from HEAD.splitlines()
     for table, columns in TABLES.items():
-        yield from ("", f"## {table}", "", f"Key: `{KEYS[table]}`. Partition: `{PARTITION}`, the key's day (UTC).")
+        yield from (
+            "",
+            f"## {table}",
+            "",
+            f"Key: `{KEYS[table]}`. Partition: `{PARTITION}`, the key's day (UTC).",
+        )
         if table == "images":
             yield "The day is that of a record that has the image; an image of two days is there twice."
         yield from ("", "| column | type | |", "| --- | --- | --- |")

@@ -89,7 +89,9 @@ def test_interactions_and_feedback_arrive(cluster: Cluster) -> None:
     user = 10**12 + random.randrange(10**9)
     calls = [
         Call("POST", f"/recommend/inferences/{known}/feedback", b'{"clicked": [50]}', JSON),
-        Call("POST", "/recommend/interactions", b'[{"user_id": %d, "movie_id": 1, "rating": 5}]' % user, JSON),
+        Call(
+            "POST", "/recommend/interactions", b'[{"user_id": %d, "movie_id": 1, "rating": 5}]' % user, JSON
+        ),
     ]
     assert [one.status for one in asyncio.run(send_all(cluster.url, calls))] == [202, 202]
     poll_until(lambda: at_rest(cluster), "the shipper has shipped", 60)
@@ -164,7 +166,9 @@ def ready_replica(cluster: Cluster) -> int:
 
 def running_shipper(cluster: Cluster) -> psutil.Process:
     """The shipper, once it is back."""
-    return poll_until(lambda: shipper(cluster), "the shipper runs", 60)
+    found = poll_until(lambda: shipper(cluster), "the shipper runs", 60)
+    assert found is not None
+    return found
 
 
 @pytest.fixture
