@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import detector, recommender, serving, telemetry
+from bench import detector, recommender, serving, store, telemetry
 from bench.report import Row, machine, table, write_json
 from store.places import home
 
@@ -14,6 +14,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "detector": detector.measure,
     "recommender": recommender.measure,
     "telemetry": telemetry.measure,
+    "store": store.measure,
 }
 
 

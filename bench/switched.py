@@ -1,7 +1,7 @@
-"""A replica for `bench.telemetry`: one process, one model, the same threads, with telemetry and without.
+"""A replica for `bench.telemetry` and `bench.store`: one process, one model, the same threads, in two ways.
 
-Two processes that do the same differ in CPU for as long as they live, by more than telemetry costs; and so do
-two threads that run the same model.
+Two processes that do the same differ in CPU for as long as they live, by more than what is measured costs;
+and so do two threads that run the same model. So what is compared is switched on and off in one replica.
 """
 
 import threading
@@ -17,6 +17,8 @@ from deployments.settings import DetectionArgs, DetectionTunables
 from telemetry import providers, schema
 from telemetry.detection import DetectionMetrics
 
+Side = Literal["on", "off"]
+
 
 class Switched(ServeReplica[DetectionTunables]):
     """The deployment `Switched`."""
@@ -24,11 +26,13 @@ class Switched(ServeReplica[DetectionTunables]):
     tunables = DetectionTunables
 
     def __init__(self, args: DetectionArgs) -> None:
-        self.service = service = DetectionService(args, telemetry=self.start_telemetry(schema.DETECTION))
+        telemetry = self.start_telemetry(schema.DETECTION)
+        self._keeper = self.start_keeping(schema.DETECTION, args.store)
+        self.service = service = DetectionService(args, telemetry=telemetry, keeper=self._keeper)
         self._detection = service
         off = Observer(schema.DETECTION, providers.off())
         nothing = DetectionMetrics(off.telemetry.instruments, list(service.class_ids))
-        self._states = {
+        self._observed = {
             "on": (dict(vars(service.observer)), service.metrics),
             "off": (dict(vars(off)), nothing),
         }
@@ -37,17 +41,23 @@ class Switched(ServeReplica[DetectionTunables]):
         """Give Serve the application, the switch, and a look at the threads."""
         app = FastAPI()
         app.add_api_route("/threads", _threads)
-        app.add_api_route("/switch/{side}", self._switch, methods=["POST"])
+        app.add_api_route("/telemetry/{side}", self._switch_telemetry, methods=["POST"])
+        app.add_api_route("/store/{side}", self._switch_store, methods=["POST"])
         app.mount("/app", self.service.app)
         return app
 
-    async def _switch(self, side: Literal["on", "off"]) -> Response:
+    async def _switch_telemetry(self, side: Side) -> Response:
         """Record from now on, or nothing; while no request is in flight."""
-        state, metrics = self._states[side]
+        state, metrics = self._observed[side]
         observer = self.service.observer
         vars(observer).update(state)
         self._detection.metrics = metrics
         self._detection.pipeline.metrics = observer.metrics
+        return Response()
+
+    async def _switch_store(self, side: Side) -> Response:
+        """Keep records from now on, or none; while no request is in flight."""
+        self.service.keeper = self._keeper if side == "on" else None
         return Response()
 
 

@@ -27,7 +27,7 @@ from tests.poll import poll_until
 pytestmark = [pytest.mark.cluster, pytest.mark.data]
 
 ROUNDS = 20
-RATE = 4.0  # images a second: less than one replica answers while another starts
+RATE = 10.0  # images a second
 PAUSE_S = 20.0  # of a killed replica, at most, until another can be killed
 SHIPPER = "ray::ShipperActor"
 PHOTO = jpeg_bytes("bus")
