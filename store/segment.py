@@ -184,6 +184,11 @@ def files_of(path: Path) -> list[Path]:
     return [path, *(path.with_name(path.name + end) for end in COMPANIONS), images_of(path)]
 
 
+def bytes_of(path: Path) -> int:
+    """Return what a segment takes on the disk, all of its files."""
+    return sum(_size(file) for file in files_of(path))
+
+
 def crc_of(seq: int, entry: Entry, image_sha256: str | None, place: Place | None) -> int:
     """Return the CRC-32 of all that a row of a segment says."""
     crc = zlib.crc32(f"{seq}\0{entry.table}\0{entry.id}\0{image_sha256}\0{place}\0".encode())

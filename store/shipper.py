@@ -19,7 +19,7 @@ from pathlib import Path
 from store.entry import Entry
 from store.rows import IMAGES, image_rows, rows, time_of
 from store.schema import TABLES
-from store.segment import files_of, sync_folder
+from store.segment import bytes_of, files_of, sync_folder
 from store.segment_reader import Damage, SegmentReader
 from store.spool import OWNER, own, remove, segments, shippable, sweep
 from store.tables import Tables
@@ -133,10 +133,10 @@ class Shipper:
         size = 0
         for spool in spools_of(self._spools):
             for path in adopted.shippable(spool):
-                if size and size + _bytes_of(path) > TURN_BYTES:
+                if size and size + bytes_of(path) > TURN_BYTES:
                     turn.more = True
                     break
-                size += _bytes_of(path)
+                size += bytes_of(path)
                 chosen.append(path)
         return chosen
 
@@ -312,7 +312,7 @@ def waiting(folder: Path, now_s: float | None = None) -> tuple[int, float]:
     for spool in spools_of(folder):
         for path in segments(spool):
             with suppress(FileNotFoundError):
-                size += _bytes_of(path)
+                size += bytes_of(path)
                 oldest = min(oldest, path.stat().st_mtime)
     return size, max(0.0, now_s - oldest)
 
@@ -357,11 +357,3 @@ def _wrong(at: datetime, before: datetime | None, now: datetime) -> str | None:
     if before is not None and at < before - BACK:
         return f"{before - at} before that of the row in front of it"
     return None
-
-
-def _bytes_of(path: Path) -> int:
-    size = 0
-    for file in files_of(path):
-        with suppress(FileNotFoundError):
-            size += file.stat().st_size
-    return size

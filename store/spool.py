@@ -21,7 +21,7 @@ from uuid_utils import uuid7
 
 from store.entry import Entry
 from store.errors import NotDurable
-from store.segment import IMAGES, NO_SPACE, SUFFIX, Durability, Segment, files_of, sync_folder
+from store.segment import IMAGES, NO_SPACE, SUFFIX, Durability, Segment, bytes_of, files_of, sync_folder
 
 OWNER = "owner"
 DIGITS = 8
@@ -182,7 +182,8 @@ class Spool:
             return
         segment.close()
         if segment.entries:
-            self._waiting[segment.path] = (self._begun, segment.bytes)
+            # Smaller than it was: its log is in the file now.
+            self._waiting[segment.path] = (self._begun, bytes_of(segment.path))
         self._segment = None
         with suppress(OSError):  # it stays with us until the process ends
             self._say_current(0)
