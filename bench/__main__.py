@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import detector, recommender, serving, store, telemetry
+from bench import detector, recommender, serving, store, store_scale, telemetry
 from bench.report import Row, machine, table, write_json
 from store.places import home
 
@@ -15,6 +15,7 @@ PARTS: dict[str, Callable[[], list[Row]]] = {
     "recommender": recommender.measure,
     "telemetry": telemetry.measure,
     "store": store.measure,
+    "store_scale": store_scale.measure,
 }
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,8 +91,16 @@ class Keeper:
         Raises:
             NotKept: None of them is kept.
         """
+        await self.keep_made(lambda: entries)
+
+    async def keep_made(self, make: Callable[[], Sequence[Entry]]) -> None:
+        """Do the same with entries that are made beside the event loop.
+
+        Raises:
+            NotKept: None of them is kept.
+        """
         try:
-            await self._writer.put(*entries)
+            await self._writer.put_made(make)
         except NotDurable as error:
             if self.refuses:
                 raise _not_kept(error) from error

@@ -51,6 +51,7 @@ class Account:
         status: Of the answer; None until it starts.
         inference_id: Of an answered inference.
         error_code: Of an error answered.
+        trace_id: W3C, 32 hexadecimal digits.
         source: Where the request came from, as the client says.
         tags: As the client says, `key=value`.
         batch_size: How many ran together.
@@ -66,6 +67,7 @@ class Account:
     status: int | None = None
     inference_id: str | None = None
     error_code: str | None = None
+    trace_id: str | None = None
     source: str | None = None
     tags: tuple[str, ...] = ()
     batch_size: int | None = None
@@ -136,6 +138,8 @@ class Observer:
             self._http.arrived(scope["method"], scope.get("scheme", "http"))
         parent = parent_of(headers.get(TRACE_HEADER, b""))
         span = self._tracer.start_span("request", parent, trace.SpanKind.SERVER)
+        traced = span.get_span_context()
+        account.trace_id = trace.format_trace_id(traced.trace_id) if traced.is_valid else None
         token = context.attach(trace.set_span_in_context(span, parent))
         try:
             with logs.bind(request_id=account.request_id):

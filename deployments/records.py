@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from opentelemetry import trace
 from uuid_utils import uuid7
 
 from deployments.observer import Account
@@ -180,11 +179,10 @@ def payload_of(columns: Mapping[str, Any]) -> dict[str, Any]:
 def _inference(
     inference_id: str, known: Account, model: Model, asked: Mapping[str, Any], replica: str
 ) -> dict[str, Any]:
-    context = trace.get_current_span().get_span_context()
     return {
         "inference_id": inference_id,
         "request_id": known.request_id,
-        "trace_id": f"{context.trace_id:032x}" if context.is_valid else None,
+        "trace_id": known.trace_id,
         "ts": datetime.now(UTC),
         "model_name": model.name,
         "model_version": model.version,

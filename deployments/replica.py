@@ -133,15 +133,15 @@ class Service(Generic[Tuned]):
 
         Args:
             known: Of the request.
-            make: Makes the record of that id, for this keeper.
+            make: Makes the record of that id, for this keeper; on another thread.
 
         Raises:
             NotKept: It is not kept, so there is no answer.
         """
-        inference_id = new_inference_id()
-        if self.keeper is not None:
+        inference_id, keeper = new_inference_id(), self.keeper
+        if keeper is not None:
             with known.stage("spool"):
-                await self.keeper.keep(make(inference_id, self.keeper))
+                await keeper.keep_made(lambda: [make(inference_id, keeper)])
         known.inference_id = inference_id
         return inference_id
 

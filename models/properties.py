@@ -8,6 +8,7 @@ properties; saturation is OpenCV's 8-bit one.
 
 import functools
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,7 @@ COARSE = (4 * 255 * LEVEL >> COARSE_BITS) + 1
 # The median of the size of a normal deviate, and the spread of a Laplacian of independent pixels.
 NORMAL_MEDIAN, LAPLACIAN_GAIN = 0.6745, math.sqrt(20)
 TINY = 1e-6
+_local = threading.local()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,11 +78,9 @@ def measure(image: Pixels, step: int | None = None) -> Properties:
     if not 1 <= step <= min(height, width):
         raise ValueError(f"step is {step}; it is from 1 to {min(height, width)} for this image.")
     count, median = _kernels()
-    planes = cv2.split(np.ascontiguousarray(_reduce(image, step)))
-    counted = _Counted(*count(*planes, *_tables()))
-    return Properties(
-        _values(height, width, counted, median(counted.sizes.reshape(-1), counted.coarse.sum(0))), step
-    )
+    counted = _Counted(*count(np.ascontiguousarray(_reduce(image, step)), *_tables(), _sizes()))
+    middle = median(_sizes()[: counted.inside], counted.coarse.sum(0))
+    return Properties(_values(height, width, counted, middle), step)
 
 
 def step_of(height: int, width: int) -> int:
@@ -111,7 +111,6 @@ class _Counted:
     inside: int
     laplacian: int
     laplacian_squared: float
-    sizes: npt.NDArray[np.int32]
     coarse: npt.NDArray[np.int32]
     steps: int
     block_steps: int
@@ -179,21 +178,29 @@ def _kernels() -> tuple[Callable[..., tuple[Any, ...]], Callable[..., float]]:
     return compiled(_count), compiled(_median)
 
 
-def _count(
-    reds: Pixels,
-    greens: Pixels,
-    blues: Pixels,
+def _sizes() -> npt.NDArray[np.int32]:
+    """Return this thread's room for the Laplacian; new memory for each image costs as much as the sums."""
+    room: npt.NDArray[np.int32] | None = getattr(_local, "sizes", None)
+    if room is None:
+        room = _local.sizes = np.empty(MAX_PIXELS, np.int32)
+    return room
+
+
+def _count(  # noqa: PLR0915 - one pass over the pixels is what makes it quick
+    image: Pixels,
     inverse: npt.NDArray[np.float64],
     divisors: npt.NDArray[np.int32],
+    sizes: npt.NDArray[np.int32],
 ) -> tuple[Any, ...]:
     """Go through the lines once; every loop over a line is one that the compiler can take many at a time."""
-    height, width = reds.shape
+    height, width = image.shape[0], image.shape[1]
+    r, g, b = np.zeros(width, np.uint8), np.zeros(width, np.uint8), np.zeros(width, np.uint8)
     rows = np.zeros((3, width), np.int32)  # gray of this line and of the two before
     levels = np.zeros(width, np.uint8)
     # Four of each: neighbours are often equal, and adding to one number twice in a row waits for itself.
     histograms = np.zeros((4, 256), np.int64)
     coarse = np.zeros((4, COARSE), np.int32)
-    sizes = np.empty((max(0, height - 2), max(0, width - 2)), np.int32)
+    inside = max(0, height - 2) * max(0, width - 2)
     gray: Any = 0
     coloured: Any = 0
     saturation: Any = 0
@@ -203,7 +210,9 @@ def _count(
     block_steps: Any = 0
     gray_squared, red, green, laplacian_squared = 0.0, 0.0, 0.0, 0.0
     for y in range(height):
-        r, g, b, line = reds[y], greens[y], blues[y], rows[y % 3]
+        line = rows[y % 3]
+        for x in range(width):
+            r[x], g[x], b[x] = image[y, x, 0], image[y, x, 1], image[y, x, 2]
         for x in range(width):
             level = np.int32(RED) * r[x] + np.int32(GREEN) * g[x] + np.int32(BLUE) * b[x]
             line[x] = level
@@ -220,8 +229,9 @@ def _count(
         for x in range(width):
             total = np.int32(r[x]) + np.int32(g[x]) + np.int32(b[x])
             row += total > 0
-            red += r[x] * inverse[total]
-            green += g[x] * inverse[total]
+            share = inverse[total]
+            red += r[x] * share
+            green += g[x] * share
         coloured += row
         row = 0
         for x in range(width):
@@ -237,7 +247,8 @@ def _count(
         for x in range(8, width, 8):
             block_steps += abs(line[x] - line[x - 1])
         if y >= 2:
-            above, middle, out = rows[(y - 2) % 3], rows[(y - 1) % 3], sizes[y - 2]
+            above, middle = rows[(y - 2) % 3], rows[(y - 1) % 3]
+            out = sizes[(y - 2) * max(0, width - 2) : (y - 1) * max(0, width - 2)]
             row = 0
             for x in range(1, width - 1):
                 value = above[x] + line[x] + middle[x - 1] + middle[x + 1] - np.int32(4) * middle[x]
@@ -256,10 +267,9 @@ def _count(
         green,
         coloured,
         saturation,
-        sizes.size,
+        inside,
         laplacian,
         laplacian_squared,
-        sizes,
         coarse,
         steps,
         block_steps,
@@ -274,20 +284,23 @@ def _median(sizes: npt.NDArray[np.int32], coarse: npt.NDArray[np.int64]) -> floa
     count = len(sizes)
     if not count:
         return 0.0
-    median = 0.0
-    # The two middle ones of an even number, twice the middle one of an odd number.
+    # The two middle ones of an even number, twice the middle one of an odd number; mostly of one bin.
+    fine = np.zeros(1 << COARSE_BITS, np.int32)
+    median, looked_at, before = 0.0, -1, 0
     for rank in ((count - 1) // 2, count // 2):
-        before, place = 0, 0
-        while before + coarse[place] <= rank:
-            before += coarse[place]
+        below, place = 0, 0
+        while below + coarse[place] <= rank:
+            below += coarse[place]
             place += 1
-        fine = np.zeros(1 << COARSE_BITS, np.int32)
-        for size in sizes:
-            if size >> COARSE_BITS == place:
-                fine[size & ((1 << COARSE_BITS) - 1)] += 1
-        exact = 0
-        while before + fine[exact] <= rank:
-            before += fine[exact]
+        if place != looked_at:
+            looked_at, before = place, below
+            fine[:] = 0
+            for size in sizes:
+                if size >> COARSE_BITS == place:
+                    fine[size & ((1 << COARSE_BITS) - 1)] += 1
+        reached, exact = before, 0
+        while reached + fine[exact] <= rank:
+            reached += fine[exact]
             exact += 1
         median += ((place << COARSE_BITS) + exact) / 2
     return median

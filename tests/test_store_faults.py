@@ -391,3 +391,22 @@ def test_depth_counts_everything_once(tmp_path: Path) -> None:
     for path in segments(spool.folder):
         remove(path)
     assert spool.depth().bytes == 0
+
+
+def test_a_record_that_cannot_be_made_is_alone(tmp_path: Path) -> None:
+    """What raises while it is made fails its own caller; those beside it are kept."""
+
+    def broken() -> list[Entry]:
+        raise KeyError("no such column")
+
+    async def test() -> None:
+        one = Writer(lambda: Spool(tmp_path, "detection"), "spool")
+        results = await asyncio.gather(
+            one.put(entry(0)), one.put_made(broken), one.put_made(lambda: [entry(1)]), return_exceptions=True
+        )
+        assert [getattr(result, "reason", None) for result in results] == [None, "refused", None]
+        one.close()
+
+    run(test)
+    (spool,) = tmp_path.iterdir()
+    assert len(list(SegmentReader(segments(spool)[0]))) == 2
