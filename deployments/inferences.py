@@ -18,6 +18,7 @@ from store.lookup import Found
 MAX_FEEDBACK_BYTES = 200_000
 UUID_VERSION = 7
 KEPT = 202
+LOOKUPS = 2  # at a time
 
 
 class Inferences:
@@ -37,6 +38,8 @@ class Inferences:
     ) -> None:
         self.keeper = keeper
         self.lookup = keeper.lookup
+        # A look-up takes 30 CPU-ms of a table: many at once would be answers that wait.
+        self._places = asyncio.Semaphore(LOOKUPS)
         self._table = table
         self._show = show
 
@@ -82,7 +85,8 @@ class Inferences:
         """
         found = None
         if _is_uuid7(inference_id):
-            found = await asyncio.to_thread(self.lookup.record, self._table, inference_id)
+            async with self._places:
+                found = await asyncio.to_thread(self.lookup.record, self._table, inference_id)
         if found is None:
             raise NotFound(
                 "There is no record of this inference: the id is another application's, was never answered, "

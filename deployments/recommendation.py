@@ -108,7 +108,7 @@ class RecommendationService(Service[RecommendationTunables]):
         except ValidationError as error:
             raise invalid(error.errors()) from None
         with account(request).stage("spool"):
-            await keeper.keep(*map(records.interaction, given))
+            await keeper.keep_made(lambda: [records.interaction(one) for one in given])
         return json_response({"accepted": len(given)}, status=KEPT)
 
     def _entry(

@@ -25,6 +25,7 @@ from store.segment import IMAGES, NO_SPACE, SUFFIX, Durability, Segment, bytes_o
 
 OWNER = "owner"
 DIGITS = 8
+LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Spool:
         self._clock = clock
         self._number = 0
         self._waiting: dict[Path, tuple[float, int]] = {}  # closed: when begun, bytes
+        self._looked = (float("-inf"), 0)  # when, and at how many
+        self._sum = (0, float("inf"))
         self._segment: Segment | None = None
         self._begun = 0.0
         self._pid = os.getpid()
@@ -139,17 +142,29 @@ class Spool:
 
     def depth(self) -> Depth:
         """Return what waits; what has been shipped meanwhile is not counted any more. Any thread."""
-        # Copied before the open one is read: a segment in between would be counted twice, not missed.
         segment, begun, now = self._segment, self._begun, self._clock()
+        size, oldest = self._closed(now)
+        if segment is not None and segment.entries and segment.path not in self._waiting:
+            size, oldest = size + segment.bytes, min(oldest, begun)
+        return Depth(size, max(0.0, now - oldest))
+
+    def _closed(self, now: float) -> tuple[int, float]:
+        """Return the bytes of the segments that wait, and when the oldest was begun; looked at once a second.
+
+        Where nobody ships there are ten thousand of them a day, and every entry would ask for each.
+        """
+        looked_at, known = self._looked
+        if now - looked_at < LOOK_S and known == len(self._waiting):
+            return self._sum[0], min(self._sum[1], now)
         found = []
-        for path, known in self._waiting.copy().items():
+        for path, one in self._waiting.copy().items():
             if path.exists():
-                found.append(known)
+                found.append(one)
             else:
                 self._waiting.pop(path, None)
-        if segment is not None and segment.entries and segment.path not in self._waiting:
-            found.append((begun, segment.bytes))
-        return Depth(sum(size for _, size in found), now - min((begun for begun, _ in found), default=now))
+        self._sum = sum(size for _, size in found), min((begun for begun, _ in found), default=now)
+        self._looked = now, len(self._waiting)
+        return self._sum
 
     def close(self) -> None:
         """Close the segment and give the spool up, for others to ship. Idempotent."""

@@ -216,6 +216,7 @@ def test_an_age_that_was_shipped_does_not_block(tmp_path: Path) -> None:
         spool.append([entry(1)])
     (path,) = shippable(spool.folder)
     remove(path)
+    now[0] = 101.0  # it looks once a second
     spool.append([entry(1)])
     spool.close()
 
@@ -378,7 +379,8 @@ def test_a_lookup_tells_damage(written: Path, tmp_path: Path) -> None:
 
 def test_depth_counts_everything_once(tmp_path: Path) -> None:
     """Open and closed segments are counted, shipped ones are not, and a closed spool counts what waits."""
-    spool = Spool(tmp_path, "detection", SpoolLimits(segment_bytes=10_000))
+    now = [0.0]
+    spool = Spool(tmp_path, "detection", SpoolLimits(segment_bytes=10_000), clock=lambda: now[0])
     for number in range(12):
         spool.append([entry(number)])
     on_disk = sum(file.stat().st_size for file in spool.folder.iterdir() if file.suffix != "")
@@ -386,10 +388,12 @@ def test_depth_counts_everything_once(tmp_path: Path) -> None:
     first = segments(spool.folder)[0]
     before = spool.depth().bytes
     remove(first)
+    now[0] = 1.0
     assert spool.depth().bytes < before
     spool.close()
     for path in segments(spool.folder):
         remove(path)
+    now[0] = 2.0
     assert spool.depth().bytes == 0
 
 
