@@ -21,7 +21,7 @@ import httpx
 from PIL import Image
 
 from bench.cluster import JPEG
-from bench.load import Call, open_loop
+from bench.load import Call, Outcome, closed_loop, open_loop
 from bench.report import Row
 from launch.ray_head import RayHead
 from models import artifacts
@@ -94,15 +94,24 @@ class Replica:
         what: `telemetry` or `store`.
         image: What to send.
         groups: Beginnings of names of threads, by a name for all of them; the others are `rest`.
+        clients: That keep asking; 0: requests come `RATE` times a second, whatever the answers do.
     """
 
-    def __init__(self, head: RayHead, what: str, image: bytes, groups: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        head: RayHead,
+        what: str,
+        image: bytes,
+        groups: Mapping[str, tuple[str, ...]],
+        clients: int = 0,
+    ) -> None:
         (deployment,) = (head.applications() or {})[SWITCHED]["deployments"].values()
         (replica,) = deployment["replicas"]
         self._pid = int(replica["pid"])
         self._url = head.url
         self._what = what
         self._groups = groups
+        self._clients = clients
         self.call = Call("POST", f"/{SWITCHED}/app", image, JPEG)
 
     def switch(self, side: str, what: str | None = None) -> None:
@@ -113,12 +122,19 @@ class Replica:
         """Send requests for a while; return the CPU that the replica spent on each."""
         self.switch(side)
         before = _spent_ns(self._pid)
-        outcomes = asyncio.run(open_loop(self._url, lambda _: self.call, rate=RATE, duration_s=duration_s))
+        outcomes = asyncio.run(self._load(duration_s))
         time.sleep(tail_s)
         after = _spent_ns(self._pid)
         if failed := [one for one in outcomes if one.status != 200]:
             raise RuntimeError(f"a request failed: {failed[0].status} {failed[0].body[:200]!r}")
         return self._divide({one: ns - before.get(one, 0) for one, ns in after.items()}, len(outcomes))
+
+    async def _load(self, duration_s: float) -> list[Outcome]:
+        if self._clients:
+            return await closed_loop(
+                self._url, lambda _: self.call, clients=self._clients, duration_s=duration_s
+            )
+        return await open_loop(self._url, lambda _: self.call, rate=RATE, duration_s=duration_s)
 
     def pairs(self, count: int, turn_s: float) -> list[tuple[Spent, Spent]]:
         """Ask in turns; return what on and off spent, pair by pair."""

@@ -14,6 +14,8 @@ from models.artifacts import ArtifactError
 from models.device import DeviceError, resolve_device
 from models.implicit_device import resolve_gpu
 from models.ratings import RatingsError, read_ratings
+from store import conditional_puts, places
+from store.errors import StoreError
 
 Say = Callable[[str], None]
 
@@ -32,7 +34,15 @@ def fetch_and_check(config: Mapping[str, Any], say: Say) -> list[str]:
                 found += _detection(where, DetectionArgs.model_validate(args), say)
             case "deployments.recommendation:build":
                 found += _recommendation(where, RecommendationArgs.model_validate(args), say)
-    return found
+    return [*found, *check_store()]
+
+
+def check_store() -> Iterator[str]:
+    """Yield what keeps the store that the environment names from being one."""
+    try:
+        conditional_puts.check(places.store())
+    except StoreError as error:
+        yield f"GLASSHOUSE_STORE: {error}"
 
 
 def _detection(where: str, args: DetectionArgs, say: Say) -> Iterator[str]:

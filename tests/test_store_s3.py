@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.preflight import check_store
 from store import conditional_puts
 from store.conditional_puts import Unsafe
 from store.errors import StoreError
@@ -51,6 +52,8 @@ def test_a_storage_that_loses_commits_is_refused(bucket: str, monkeypatch: pytes
         monkeypatch.setenv("AWS_ENDPOINT_URL", careless)
         with pytest.raises(Unsafe, match="ignores conditional puts"):
             conditional_puts.check(f"s3://{s3.BUCKET}/careless")
+        monkeypatch.setenv("GLASSHOUSE_STORE", f"s3://{s3.BUCKET}/careless")
+        assert [line.partition(":")[0] for line in check_store()] == ["GLASSHOUSE_STORE"]
 
 
 def test_a_storage_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
