@@ -89,6 +89,8 @@ class ShipperActor:
             self._metrics.committed(commit.table, commit.rows, commit.bytes)
         for kind, _ in turn.damages:
             self._metrics.damaged(kind)
+        if turn.unreadable:
+            self._metrics.failed("spool")
         if not turn.more and time.monotonic() >= self._upkeep_at:
             self._upkeep_at = time.monotonic() + UPKEEP_S
             self._keep_up()

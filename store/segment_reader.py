@@ -10,10 +10,12 @@ from pathlib import Path
 
 from store import wal
 from store.entry import Entry
+from store.errors import StoreError
 from store.segment import BUSY_S, COMPANIONS, crc_of, images_of
 
 COLUMNS = "seq, target, id, row, image_sha256, image_at, image_bytes, crc"
 ROW_BYTES = 16  # the least that a row takes: a file has no more rows than that
+BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)  # of what is in the file
 PATIENCE = 200  # rows in a page are fewer: behind a broken one, the next is found
 
 
@@ -41,21 +43,30 @@ class Damage:
         return f"{self.path}{where}{who}: {self.what}: {self.reason}"
 
 
+class Unreadable(StoreError):
+    """A segment that cannot be read now: no file handles, no memory, a disk that does not answer."""
+
+
 class SegmentReader:
     """The entries of a segment as they are now.
 
     Args:
         path: `….sqlite`.
+        patient: Raise `Unreadable` where it may be read later; else that is damage, too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patient: bool = False) -> None:
         self.path = path.absolute()
+        self._patient = patient
 
     def __iter__(self) -> Iterator[Entry | Damage]:
         """Yield every entry in its order, and a `Damage` for each that cannot be read.
 
         An entry whose image alone is damaged is yielded too, without it. A segment whose writer was killed
         before its first transaction has no entries, and no damage.
+
+        Raises:
+            Unreadable: See `patient`.
         """
         if (broken := wal.torn(self.path.with_name(self.path.name + COMPANIONS[0]))) is not None:
             yield Damage(self.path, "segment", f"{broken}: what was written behind it is lost")
@@ -69,6 +80,7 @@ class SegmentReader:
                 for seq in range(1, min(_last(rows, known), self._most()) + 1):
                     yield from self._read(rows, seq, known.get(seq))
         except sqlite3.Error as error:
+            self._check_patience(error)
             yield Damage(self.path, "segment", str(error))
 
     def find(self, table: str, entry_id: str) -> Entry | Damage | None:
@@ -92,6 +104,7 @@ class SegmentReader:
         try:
             found = rows.execute(f"SELECT {COLUMNS} FROM entry WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
         except (sqlite3.Error, UnicodeDecodeError) as error:
+            self._check_patience(error)
             yield Damage(self.path, "row", str(error), seq, entry_id)
             return
         if found is None:
@@ -121,7 +134,7 @@ class SegmentReader:
     def _image(self, at: int, length: int) -> bytes:
         """Return what there is of an image; its place is under the row's CRC."""
         parts: list[bytes] = []
-        with suppress(OSError):
+        try:
             fd = os.open(images_of(self.path), os.O_RDONLY)
             try:
                 # At most 2 GiB come at a time.
@@ -130,7 +143,19 @@ class SegmentReader:
                     at, length = at + len(part), length - len(part)
             finally:
                 os.close(fd)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            self._check_patience(error)
         return b"".join(parts)
+
+    def _check_patience(self, error: Exception) -> None:
+        """Raise where the error is not about what was written, and may be gone the next time."""
+        code = getattr(
+            error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT if isinstance(error, ValueError) else None
+        )
+        if self._patient and (code is None or code & 0xFF not in BROKEN):
+            raise Unreadable(f"{self.path}: {error}") from error
 
     def _image_bytes(self) -> int:
         with suppress(FileNotFoundError):

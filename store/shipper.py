@@ -20,7 +20,7 @@ from store.entry import Entry
 from store.rows import IMAGES, image_rows, rows, time_of
 from store.schema import TABLES
 from store.segment import bytes_of, files_of, sync_folder
-from store.segment_reader import Damage, SegmentReader
+from store.segment_reader import Damage, SegmentReader, Unreadable
 from store.spool import OWNER, own, remove, segments, shippable, sweep
 from store.tables import Tables
 
@@ -34,6 +34,7 @@ TURN_BYTES = 64_000_000
 REMEMBERED = 100_000
 # A record waits for days where nobody ships; an hour ahead of this node's clock, one of two is wrong.
 SETTLED_S = 2.0
+TRIES = 12  # turns, a minute: then a segment that cannot be read is set aside
 AHEAD = timedelta(hours=1)
 BEHIND = timedelta(days=30)
 BACK = timedelta(minutes=5)
@@ -62,12 +63,14 @@ class Turn:
         segments: How many were shipped and removed.
         commits: To the tables.
         damages: What could not be read, or could not be trusted, with its kind.
+        unreadable: How many segments could not be read now, and are tried again.
         more: Whether segments are left that could be shipped.
     """
 
     segments: int = 0
     commits: list[Commit] = field(default_factory=list)
     damages: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: int = 0
     more: bool = False
 
 
@@ -90,6 +93,7 @@ class Shipper:
         self._spools = spools
         self._tables = tables
         self._clock = clock
+        self._tries: dict[Path, int] = {}
         self._known: dict[tuple[str, str], None] = {}  # day and hash of images that are in, the oldest first
 
     @contextmanager
@@ -119,8 +123,7 @@ class Shipper:
         """
         turn = Turn()
         with _Adopted() as adopted:
-            chosen = self._choose(adopted, turn)
-            read = [_Read.read(path) for path in chosen]
+            read = self._read(self._choose(adopted, turn), turn)
             self._check_clocks(read, turn)
             self._ship(read, turn)
             for one in read:
@@ -139,6 +142,24 @@ class Shipper:
                 size += bytes_of(path)
                 chosen.append(path)
         return chosen
+
+    def _read(self, chosen: Sequence[Path], turn: Turn) -> list["_Read"]:
+        read: list[_Read] = []
+        stuck: set[Path] = set()
+        for path in chosen:
+            # What a table has of a spool is told by one number: none may be passed over.
+            if path.parent in stuck:
+                continue
+            tries = self._tries.get(path, 0) + 1
+            try:
+                read.append(_Read.read(path, patient=tries < TRIES))
+                self._tries.pop(path, None)
+            except Unreadable as error:
+                log.warning("left for the next turn: %s", error)
+                self._tries[path] = tries
+                stuck.add(path.parent)
+                turn.unreadable += 1
+        return read
 
     def _ship(self, read: Sequence["_Read"], turn: Turn) -> None:
         # A record that can be found has its image: images first.
@@ -219,10 +240,10 @@ class _Read:
     damages: list[Damage]
 
     @classmethod
-    def read(cls, path: Path) -> "_Read":
+    def read(cls, path: Path, *, patient: bool) -> "_Read":
         entries: list[Entry] = []
         damages: list[Damage] = []
-        for one in SegmentReader(path):
+        for one in SegmentReader(path, patient=patient):
             if isinstance(one, Damage):
                 damages.append(one)
             elif not _belongs(one):

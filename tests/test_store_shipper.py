@@ -1,5 +1,6 @@
 """The shipper: every entry is in its table once, whatever is killed, damaged, or in a hurry."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -212,6 +214,31 @@ def _entries(path: Path) -> list[Entry]:
     from store.segment_reader import SegmentReader  # noqa: PLC0415 - one test looks inside
 
     return [one for one in SegmentReader(path) if isinstance(one, Entry)]
+
+
+def test_a_segment_that_cannot_be_read_now_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without file handles nothing is taken for damaged, and none of its spool is passed over."""
+    sent = [detection(number) for number in range(12)]
+    spool = kept(tmp_path / "spool", sent)
+    paths = segments(spool)
+    shipper = Shipper(tmp_path / "spool", Tables(str(tmp_path / "store")))
+    real = os.open
+
+    def fails(path: Any, *arguments: Any, **more: Any) -> int:
+        if path == images_of(paths[1]):
+            raise OSError(errno.EMFILE, "too many open files")
+        return real(path, *arguments, **more)
+
+    with shipper.alone():
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", fails)
+            turn = shipper.turn()
+        assert (turn.damages, turn.unreadable, turn.segments) == ([], 1, 1)
+        assert segments(spool) == paths[1:]
+        while shipper.turn().more:
+            pass
+    assert ids(tmp_path / "store") == Counter(one.id for one in sent)
+    assert table(tmp_path / "store", "images").num_rows == 12
 
 
 def test_a_row_of_no_table_costs_itself_alone(tmp_path: Path) -> None:
