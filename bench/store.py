@@ -19,7 +19,7 @@ from bench.load import closed_loop
 from bench.report import Row, table
 from launch.deploy import deploy
 from launch.ports import Ports
-from launch.ray_head import RayHead
+from launch.ray_head import SHIPPER, RayHead
 from models import artifacts
 
 PAIRS = 60
@@ -29,7 +29,6 @@ BATCH_CLIENTS = 8
 THROUGHPUT_PAIRS = 12
 THROUGHPUT_S = 8.0
 SIZE = (480, 640)
-SHIPPER = "ray::ShipperActor"
 
 
 def measure(progress: Callable[[str], None] = print) -> list[Row]:

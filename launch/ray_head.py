@@ -1,5 +1,6 @@
 """A Ray head node under our hand, with Serve's HAProxy ingress, an access token, and known ports."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -23,6 +24,8 @@ from launch.processes import StartFailed as StartFailed  # noqa: PLC0414 - what 
 START_TIMEOUT_S = 120.0
 OBJECT_STORE_BYTES = 200_000_000
 POLL_S = 0.25
+SHIPPER_S = 10.0
+SHIPPER = "ray::ShipperActor"  # what Ray calls the process of `deployments.shipping.ShipperActor`
 
 
 class RayHead:
@@ -133,6 +136,15 @@ class RayHead:
             except (OSError, ValueError) as error:
                 note(f"Serve did not end by itself ({error})")
         note("Ray ends")
+        self._tree.ask_to_end()
+        # Ray waits half a minute for an actor that goes on; the shipper may be killed at any instruction.
+        deadline = time.monotonic() + SHIPPER_S
+        while self.alive() and time.monotonic() < deadline:
+            for process in self.processes():
+                with contextlib.suppress(psutil.Error):
+                    if process.cmdline()[:1] == [SHIPPER]:
+                        process.kill()
+            time.sleep(0.2)
         self._tree.end()
         if keep_logs:
             note(f"Ray's logs are kept in {self.temp}")

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from bench.load import Call, send_all
+from launch.ray_head import SHIPPER
 from store.shipper import spools_of
 from store.tables import Tables
 from tests.bad_requests import JPEG, JSON
@@ -29,7 +30,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.data]
 ROUNDS = 20
 RATE = 10.0  # images a second
 PAUSE_S = 20.0  # of a killed replica, at most, until another can be killed
-SHIPPER = "ray::ShipperActor"
 PHOTO = jpeg_bytes("bus")
 
 

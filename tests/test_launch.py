@@ -55,6 +55,13 @@ def ray_folders() -> set[Path]:
     return set(Path("/tmp").glob("gh-*"))  # noqa: S108  where `RayHead` puts them
 
 
+def still(names: list[str]) -> bool:
+    """Whether there are none; says which there are."""
+    if names:
+        raise AssertionError(f"still running: {', '.join(names)}")
+    return True
+
+
 def running(processes: list[psutil.Process]) -> list[str]:
     """Return the names of those that still run."""
     names = []
@@ -98,7 +105,7 @@ def test_the_launcher_starts_everything_and_ends_it(tmp_path: Path) -> None:
         os.kill(tree.pid, signal.SIGINT)
         poll_until(lambda: tree.exit_code() is not None, "the end", timeout_s=60)
         assert tree.exit_code() == 0
-        poll_until(lambda: not running(started), "the end of every process")
+        poll_until(lambda: still(running(started)), "the end of every process")
         assert ray_folders() == before
 
 

@@ -163,8 +163,11 @@ def test_models_that_suppress_themselves(tmp_path: Path, yaml: str, precision: s
     if precision == "fp32":
         images = [photographs()["bus"], photographs()["chelsea"]]
         theirs = predict(weights, images, confidence=0.3, image_size=320)
-        pairs = zip(ours, theirs, strict=True)
-        assert [differences(mine, _upright(each), pixels=0.1) for mine, each in pairs] == [[], []]
+        for mine, each in zip(ours, theirs, strict=True):
+            # Of 300, the most there may be, the last may tie with the next: which is in depends on the CPU.
+            ties = int(len(each) == 300)
+            assert len(mine) == len(each)
+            assert len(differences(mine, _upright(each), pixels=0.1)) <= ties
 
 
 def test_boxes_are_upright_even_from_heads_that_turn_them(tmp_path: Path) -> None:

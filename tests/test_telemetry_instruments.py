@@ -17,6 +17,7 @@ from telemetry.instruments import Undeclared
 from telemetry.metric import Kind, Metric
 from telemetry.recommendation import Coverage, RecommendationMetrics
 from telemetry.serving import ServingMetrics
+from telemetry.store import ShipperMetrics, SpoolMetrics
 from tests.metric_reader import Bench, bench
 
 OVERFLOW = (("otel.metric.overflow", True),)
@@ -38,6 +39,14 @@ def record_everything(box: Bench) -> None:
     DetectionMetrics(box.instruments, ["cat"]).answered(["cat"], [0.9])
     recommendation = RecommendationMetrics(box.instruments, 4)
     recommendation.answered([7], [0.5], answered_by="model", ranked_movies=True, unknown_user=False)
+    spool = SpoolMetrics(box.instruments, lambda: (1_000, 2.0))
+    spool.kept(3)
+    spool.lost(1, "full")
+    shipper = ShipperMetrics(box.instruments, lambda: (1_000, 2.0))
+    shipper.committed("images", 3, 300_000)
+    shipper.failed("store")
+    shipper.damaged("row")
+    shipper.cycle(0.1)
     process.observe(box.instruments)
     gpu.observe(box.instruments, {}, FakeNvml())
     box.instruments.series(schema.LOGS_PROCESSED)
@@ -244,6 +253,14 @@ def test_exemplars_carry_the_trace() -> None:
 def test_process_heartbeat() -> None:
     """Uptime grows, memory and CPU time are those of a living process."""
     box = bench()
+    spool = SpoolMetrics(box.instruments, lambda: (1_000, 2.0))
+    spool.kept(3)
+    spool.lost(1, "full")
+    shipper = ShipperMetrics(box.instruments, lambda: (1_000, 2.0))
+    shipper.committed("images", 3, 300_000)
+    shipper.failed("store")
+    shipper.damaged("row")
+    shipper.cycle(0.1)
     process.observe(box.instruments)
     before = box.value(schema.UPTIME)
     assert 0 < before <= box.value(schema.UPTIME)
