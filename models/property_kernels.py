@@ -42,8 +42,10 @@ def load() -> Compiled:
     The folder is `NUMBA_CACHE_DIR`, else `$XDG_CACHE_HOME/glasshouse/numba`: the source may lie where nobody
     may write. Processes that start together compile once. Where the folder does not work, nothing is kept.
     """
-    folder = Path(settings.CACHE_DIR or default_cache(os.environ).parent / "numba")
+    folder: Path | str = "the user's cache"
     try:
+        # Raises where a user has no home.
+        folder = Path(settings.CACHE_DIR or default_cache(os.environ).parent / "numba")
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder / ".compile.lock", lambda: None, _patience()):
             return _load(folder)
