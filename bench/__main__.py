@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import detector, recommender, serving, store, store_scale, telemetry
+from bench import detector, properties, recommender, serving, store, store_scale, telemetry
 from bench.report import Row, machine, table, write_json
 from store.places import home
 
 PARTS: dict[str, Callable[[], list[Row]]] = {
     "serving": serving.measure,
     "detector": detector.measure,
+    "properties": properties.measure,
     "recommender": recommender.measure,
     "telemetry": telemetry.measure,
     "store": store.measure,
