@@ -38,7 +38,7 @@ GROUP_ROWS = 4_096
 KEYS = {
     "detections": "inference_id",
     "recommendations": "inference_id",
-    "feedback": "inference_id",
+    "feedback": "feedback_id",
     "interactions": "interaction_id",
     "images": "image_sha256",
 }

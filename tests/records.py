@@ -57,3 +57,16 @@ def interaction(number: int) -> Entry:
         "ts": datetime.now(UTC),
     }
     return Entry("interactions", interaction_id, encode(columns))
+
+
+def feedback(inference_id: str) -> Entry:
+    """Return what somebody says of an answer."""
+    feedback_id = new_id()
+    columns = {
+        "feedback_id": feedback_id,
+        "inference_id": inference_id,
+        "ts": datetime.now(UTC),
+        "kind": "detection",
+        "payload": '{"correct":false}',
+    }
+    return Entry("feedback", feedback_id, encode(columns))

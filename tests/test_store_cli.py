@@ -18,7 +18,7 @@ from store.rows import day_of, image_rows, rows
 from store.spool import Spool
 from store.tables import Tables
 from store.verify import verify
-from tests.records import detection
+from tests.records import detection, feedback
 
 NOW = datetime.now(UTC)
 
@@ -62,6 +62,19 @@ def test_ls(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "detections" in out
     assert "in spools:" in out
+
+
+def test_an_answer_may_be_spoken_of_twice(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two people's feedback on one answer is whole; the same feedback twice is not."""
+    answer = detection(1).id
+    said = [feedback(answer), feedback(answer)]
+    tables = Tables(str(home / "store"))
+    tables.append("feedback", rows("feedback", said), {"one": 1})
+    assert run(capsys, "verify")[0] == 0
+    tables.append("feedback", rows("feedback", said[1:]), {"one": 2})
+    code, found = run(capsys, "verify")
+    assert (code, len(found["wrong"])) == (1, 1)
+    assert "more than once" in found["wrong"][0]
 
 
 def test_a_whole_store_is_whole(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
