@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 INT64 = 2**63
@@ -52,6 +52,14 @@ class TrueBox(Wire):
     y1: Pixel
     x2: Pixel
     y2: Pixel
+
+    @field_validator("x2", "y2")
+    @classmethod
+    def _has_area(cls, far: float, info: ValidationInfo) -> float:
+        near = info.data.get(f"{str(info.field_name)[0]}1")
+        if near is not None and far <= near:
+            raise PydanticCustomError("no_area", "a box ends beyond where it begins")
+        return far
 
 
 class Clicked(Wire):

@@ -176,9 +176,12 @@ def test_an_unknown_inference(detection: Asgi[DetectionService], known: str) -> 
 
 
 def test_wrong_feedback_is_refused(detection: Asgi[DetectionService]) -> None:
-    """A field that is none, or of another kind, is named."""
+    """A field that is none, or of another kind, is named; so is the side of a box that has no area."""
     known = detect(detection).json()["inference_id"]
+    box = {"class_id": 5, "x1": 30, "y1": 2, "x2": 60, "y2": 40}
     for body, field in (
+        ({"correct": False, "boxes": [box, box | {"x2": 30}]}, "boxes.1.x2"),
+        ({"correct": False, "boxes": [box | {"y2": 1}]}, "boxes.0.y2"),
         ({"correct": "yes"}, "correct"),
         ({"correct": True, "colour": 1}, "colour"),
         ({}, "correct"),
