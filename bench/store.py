@@ -85,7 +85,7 @@ def _cost_of(head: RayHead, image: bytes, clients: int, how: str, shape: str) ->
         added(pairs, "spool", REST).row(".. that the spool adds, with what the event loop has to do", turns),
         added(pairs, "spool").row("..... in the spool's thread: records made, written, synced", turns),
         added(pairs, REST).row("..... in the event loop and the rest", turns),
-        added(pairs, "model").row(".. more in the threads that decode (SHA-256) and run the model", turns),
+        added(pairs, "model").row(".. more in the threads that decode and run the model", turns),
         added(pairs, "properties").row(".. of the 13 properties", turns),
         Row(".. of the shipper, beside it", 100 * shipped, "% of a core", "on half of the time"),
     ]

@@ -53,7 +53,7 @@ at 640 x 480; Intel Xeon, 2 cores, 2026-11-26):
 | the event loop | 0.16 (0.08 to 0.23) | 0.15 (0.13 to 0.18) |
 | together, what the spool adds; budget 0.5 | **1.16** (1.08 to 1.25), missed | **0.50** (0.47 to 0.52) |
 | the 13 properties; budget 2.0 | 1.63 (1.61 to 1.65) | 1.33 (1.32 to 1.34) |
-| more in the threads that decode (the SHA-256) and run the model | -0.15 (-0.34 to 0.05) | 0.37 (0.31 to 0.42) |
+| more in the threads that decode and run the model, beside the others | -0.15 (-0.34 to 0.05) | 0.37 (0.31 to 0.42) |
 | the shipper, beside it | 0.9 % of a core | 2.4 % of a core |
 
 One transaction a batch, with two syncs, is what an image alone pays for alone. With 16 clients a replica answers
