@@ -188,7 +188,8 @@ class ServeReplica(Generic[Tuned]):
         if settings.records == "none":
             return None
         replica = serve.get_replica_context().replica_tag
-        self.watch = Watch(VERSION, {str(table): days for table, days in settings.retain_days.items()})
+        retain_days = {str(table): days for table, days in settings.retain_days.items()}
+        self.watch = Watch(VERSION, service, retain_days)
         return Keeper(service, settings, self.telemetry.instruments, replica=replica)
 
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:

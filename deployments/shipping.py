@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
+from packaging.version import Version
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from store import conditional_puts, places, upkeep
@@ -27,6 +28,7 @@ log = logging.getLogger("glasshouse.store")
 NAME = "glasshouse-shipper"
 NAMESPACE = "glasshouse"
 LOOK_S = 5.0  # between two looks of a replica
+ANSWER_S = 30.0
 PERIOD_S = 5.0  # between turns: a commit is some 50 CPU-ms a table
 RETRY_S = 1.0
 MAX_RETRY_S = 30.0
@@ -38,12 +40,12 @@ class ShipperActor:
     """Ships for ever. One a node.
 
     Args:
-        version: Of the code, for telemetry.
-        retain_days: See `deployments.settings.Keeping`.
+        version: Of the code.
     """
 
-    def __init__(self, version: str, retain_days: Mapping[str, int]) -> None:
-        self._retain_days = dict(retain_days)
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._asked: dict[str, Mapping[str, int]] = {}
         self._spools = places.spools()
         self._tables = Tables(places.store())
         self._shipper = Shipper(self._spools, self._tables)
@@ -55,9 +57,18 @@ class ShipperActor:
         self._upkeep_at = time.monotonic() + UPKEEP_S
         threading.Thread(target=self._work, name="shipper", daemon=True).start()
 
-    def configure(self, retain_days: Mapping[str, int]) -> None:
-        """Take other settings."""
-        self._retain_days = dict(retain_days)
+    def configure(self, application: str, retain_days: Mapping[str, int]) -> None:
+        """Take the settings of an application; said again and again, as a restart forgets them.
+
+        Args:
+            application: Whose.
+            retain_days: See `deployments.settings.Keeping`.
+        """
+        self._asked = {**self._asked, application: dict(retain_days)}
+
+    def version(self) -> str:
+        """Return which code it runs."""
+        return self._version
 
     def pid(self) -> int:
         """Return its process id, for who looks after processes."""
@@ -99,8 +110,10 @@ class ShipperActor:
     def _keep_up(self) -> None:
         for done in upkeep.compact(self._tables):
             log.info("compacted %s of %s: %d files to %d", done.table, done.day, done.before, done.after)
-        for table, days in upkeep.retain(self._tables, self._retain_days, datetime.now(UTC)).items():
-            log.info("removed %s of %s: older than %d days", table, days, self._retain_days[table])
+        retain_days = longest(self._asked)
+        removed = upkeep.retain(self._tables, retain_days, datetime.now(UTC), unattended=True)
+        for table, days in removed.items():
+            log.info("removed %s of %s: older than %d days", table, days, retain_days[table])
         upkeep.vacuum(self._tables)
 
     def _failed(self, error: Exception) -> None:
@@ -111,20 +124,29 @@ class ShipperActor:
 
 
 class Watch:
-    """Keeps the shipper of this node alive, from a replica.
+    """Keeps the shipper of this node alive and informed, from a replica.
 
     Args:
         version: See `ShipperActor`.
+        application: See `ShipperActor.configure`.
         retain_days: See there.
         ensure: Looks once; for tests.
+        look_s: Between two looks.
     """
 
     def __init__(
-        self, version: str, retain_days: Mapping[str, int], ensure: Callable[..., Any] | None = None
+        self,
+        version: str,
+        application: str,
+        retain_days: Mapping[str, int],
+        ensure: Callable[[str], Any] | None = None,
+        look_s: float = LOOK_S,
     ) -> None:
         self._ended = threading.Event()
         self._ensure = ensure or ensure_shipper
-        self._arguments = (version, dict(retain_days))
+        self._version = version
+        self._settings = (application, dict(retain_days))
+        self._look_s = look_s
         threading.Thread(target=self._work, name="shipper-watch", daemon=True).start()
 
     def close(self) -> None:
@@ -132,25 +154,31 @@ class Watch:
         self._ended.set()
 
     def _work(self) -> None:
-        first = True
         while True:
             try:
-                actor = self._ensure(*self._arguments)
-                if first:
-                    actor.configure.remote(self._arguments[1])
-                first = False
+                # Each time: the shipper may be another process than at the last look.
+                self._ensure(self._version).configure.remote(*self._settings)
             except Exception as error:  # Ray's control plane may be away for a while
                 log.warning("the shipper of this node cannot be looked after: %s", error)
-            if self._ended.wait(LOOK_S):
+            if self._ended.wait(self._look_s):
                 return
 
 
-def ensure_shipper(version: str, retain_days: Mapping[str, int]) -> Any:
-    """Return the shipper of this node, started if need be."""
+def ensure_shipper(version: str) -> Any:
+    """Return the shipper of this node: started if need be, and again if it runs older code.
+
+    Raises:
+        ray.exceptions.GetTimeoutError: It does not answer.
+    """
     node = ray.get_runtime_context().get_node_id()
     name = f"{NAME}-{node}"
     with suppress(ValueError):  # there is none
-        return ray.get_actor(name, namespace=NAMESPACE)
+        found: Any = ray.get_actor(name, namespace=NAMESPACE)
+        theirs: Any = ray.get(found.version.remote(), timeout=ANSWER_S)
+        if not older(theirs, version):
+            return found
+        log.info("a newer shipper takes over: %s", version)
+        ray.kill(found)
     return (
         ray.remote(ShipperActor)
         .options(
@@ -162,5 +190,24 @@ def ensure_shipper(version: str, retain_days: Mapping[str, int]) -> Any:
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
-        .remote(version, dict(retain_days))
+        .remote(version)
     )
+
+
+def older(one: str, other: str) -> bool:
+    """Tell whether a version comes before another."""
+    return Version(one) < Version(other)
+
+
+def longest(asked: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return for how many days each table is kept: one store, so the longest that an application asks for.
+
+    Args:
+        asked: Application to table to days; a table that an application does not name is none of its own
+            concern.
+    """
+    days: dict[str, int] = {}
+    for tables in asked.values():
+        for table, count in tables.items():
+            days[table] = max(count, days.get(table, 0))
+    return days

@@ -21,7 +21,7 @@ from store.rows import IMAGES, image_rows, rows, time_of
 from store.schema import TABLES
 from store.segment import bytes_of, files_of, sync_folder
 from store.segment_reader import Damage, SegmentReader, Unreadable
-from store.spool import OWNER, own, remove, segments, shippable, sweep
+from store.spool import OWNER, own, remove, segments, shippable, strays, sweep
 from store.tables import Tables
 
 log = logging.getLogger("glasshouse.store")
@@ -34,6 +34,7 @@ TURN_BYTES = 64_000_000
 REMEMBERED = 100_000
 # A record waits for days where nobody ships; an hour ahead of this node's clock, one of two is wrong.
 SETTLED_S = 2.0
+ORPHANED_S = 60.0
 TRIES = 12  # turns, a minute: then a segment that cannot be read is set aside
 AHEAD = timedelta(hours=1)
 BEHIND = timedelta(days=30)
@@ -94,6 +95,7 @@ class Shipper:
         self._tables = tables
         self._clock = clock
         self._tries: dict[Path, int] = {}
+        self._strays: set[Path] = set()
         self._known: dict[tuple[str, str], None] = {}  # day and hash of images that are in, the oldest first
 
     @contextmanager
@@ -135,6 +137,7 @@ class Shipper:
         chosen: list[Path] = []
         size = 0
         for spool in spools_of(self._spools):
+            self._name_strays(spool)
             for path in adopted.shippable(spool):
                 if size and size + bytes_of(path) > TURN_BYTES:
                     turn.more = True
@@ -142,6 +145,12 @@ class Shipper:
                 size += bytes_of(path)
                 chosen.append(path)
         return chosen
+
+    def _name_strays(self, spool: Path) -> None:
+        for path in strays(spool):
+            if path not in self._strays:
+                self._strays.add(path)
+                log.warning("%s is no segment, and is left where it is: only numbers are shipped", path)
 
     def _read(self, chosen: Sequence[Path], turn: Turn) -> list["_Read"]:
         read: list[_Read] = []
@@ -171,6 +180,10 @@ class Shipper:
             return
         shipped = {spool: self._tables.shipped(table, spool) for spool in {one.spool for one in read}}
         new = [one for one in read if one.number > shipped[one.spool]]
+        for one in read:
+            # The turn that shipped it may have been cut off before it could name what does not fit.
+            if one.number <= shipped[one.spool]:
+                one.leave_out_what_does_not_fit(table)
         entries = _once(entry for one in new for entry in one.of(table))
         if table == IMAGES:
             entries = [entry for entry in entries if not self._is_in(entry)]
@@ -294,20 +307,30 @@ class _Adopted:
         """Return a spool's segments that nobody writes to any more."""
         try:
             # One that is being made has no owner for a moment.
-            if time.time() - (spool / OWNER).stat().st_mtime < SETTLED_S:
+            # (A time ahead of ours is one of a clock that was set back since.)
+            if 0 <= time.time() - (spool / OWNER).stat().st_mtime < SETTLED_S:
                 return shippable(spool)
             self._locks[spool] = own(spool)
         except BlockingIOError:
             return shippable(spool)
         except FileNotFoundError:
-            return []
+            return self._orphaned(spool)
         sweep(spool)
         return segments(spool)
+
+    def _orphaned(self, spool: Path) -> list[Path]:
+        """Take over a spool whose `owner` somebody has removed; its replica has left it at the next entry."""
+        with suppress(FileNotFoundError, BlockingIOError):
+            if segments(spool) and time.time() - spool.stat().st_mtime >= ORPHANED_S:
+                log.warning("%s has no owner file: adopted", spool)
+                self._locks[spool] = own(spool)
+                return segments(spool)
+        return []
 
     def remove_empty(self) -> None:
         """Remove the spools that are held and have nothing left."""
         for spool in list(self._locks):
-            if not segments(spool):
+            if not segments(spool) and not strays(spool):
                 # With its lock held: nobody can have begun to write here.
                 shutil.rmtree(spool, ignore_errors=True)
 
@@ -316,7 +339,7 @@ def spools_of(folder: Path) -> list[Path]:
     """Return the spools of a node, the oldest first."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if (path / OWNER).exists()]
+    found = [path for path in folder.iterdir() if (path / OWNER).exists() or segments(path)]
     return sorted(found, key=lambda path: path.name.partition("-")[2])
 
 

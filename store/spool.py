@@ -9,6 +9,7 @@ written stands in the same file.
 import errno
 import fcntl
 import os
+import re
 import shutil
 import time
 import weakref
@@ -25,6 +26,7 @@ from store.segment import IMAGES, NO_SPACE, SUFFIX, Durability, Segment, bytes_o
 
 OWNER = "owner"
 DIGITS = 8
+NUMBER = re.compile(rf"\d{{{DIGITS}}}")
 LOOK_S = 1.0
 
 
@@ -239,7 +241,12 @@ def own(folder: Path) -> int:
 
 def segments(folder: Path) -> list[Path]:
     """Return the segments of one spool, in their order."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if NUMBER.fullmatch(path.stem))
+
+
+def strays(folder: Path) -> list[Path]:
+    """Return what somebody has put into a spool that looks like a segment, and has no number."""
+    return sorted(path for path in folder.glob(f"*{SUFFIX}") if not NUMBER.fullmatch(path.stem))
 
 
 def shippable(folder: Path) -> list[Path]:

@@ -31,8 +31,11 @@ ATTEMPTS = 8
 FIRST_BACKOFF_S = 0.05
 CHECKPOINT_EVERY = "100"  # commits: without, opening a table reads each of them
 LOG_RETENTION = "interval 1 days"
-# What is removed by compaction stays as long, for whoever is reading.
-FILE_RETENTION = "interval 1 days"
+# How long the log knows of files that it has taken out: longer than `store.upkeep` leaves them for readers.
+TOMBSTONES = "interval 7 days"
+# One change of a table at a time: delta-rs lets two compactions both commit, and each row is there twice.
+CLAIM = "upkeep"
+CLAIM_S = 6 * 3600  # of a process that was killed; a day of images takes minutes
 # A look-up by id reads one group and all footers: smaller groups make these longer, and scans slower.
 GROUP_ROWS = 4_096
 KEYS = {
@@ -47,6 +50,10 @@ Value = TypeVar("Value")
 
 class NotShipped(StoreError):
     """A table cannot be read or written; whoever asked may ask again."""
+
+
+class Claimed(StoreError):
+    """Another process is compacting a table, or removing from it; nothing was done."""
 
 
 class Tables:
@@ -99,7 +106,8 @@ class Tables:
             segments: Of each spool that rows are from: the last segment that is in with them.
 
         Raises:
-            NotShipped: It cannot be written; nothing of it is in.
+            NotShipped: It cannot be written, or another shipper was at some of these spools; nothing of
+                it is in.
         """
         commit = CommitProperties(
             app_transactions=[Transaction(spool, number) for spool, number in segments.items()]
@@ -107,8 +115,11 @@ class Tables:
         for attempt in range(1, ATTEMPTS + 1):
             opened = self._made(table)
             # Also before the first attempt: two shippers may have read the same spool.
-            if all((opened.transaction_version(spool) or 0) >= number for spool, number in segments.items()):
+            there = [(opened.transaction_version(spool) or 0) >= number for spool, number in segments.items()]
+            if all(there):
                 return
+            if any(there):
+                raise NotShipped(f"{self.path(table)}: another shipper ships from the same spools.")
             try:
                 write_deltalake(
                     opened,
@@ -128,23 +139,46 @@ class Tables:
                 return
 
     def change(self, table: str, work: Callable[[DeltaTable], Value]) -> Value | None:
-        """Run upkeep on a table; None where there is none, or where another writer was quicker.
+        """Run upkeep on a table, alone: who appends goes on, others who change it wait; None: no table.
 
         Raises:
+            Claimed: Another process is at it, or a commit was quicker.
             NotShipped: It cannot be read or written.
         """
         opened = self.open(table)
         if opened is None:
             return None
         try:
-            return work(opened)
+            self._claim(opened)
+            try:
+                return work(opened)
+            finally:
+                self._let_go(opened)
         except CommitFailedError as error:
-            log.info("%s: left for later: %s", table, error)
-            return None
+            raise Claimed(f"{self.path(table)} is being changed by another process: {error}") from error
         except (DeltaError, OSError) as error:
             raise NotShipped(f"{self.path(table)} cannot be changed: {error}") from error
         finally:
             self._open.pop(table, None)
+
+    def _claim(self, opened: DeltaTable) -> None:
+        """Say in the table's log that it is being changed; of two at once, delta-rs refuses the second."""
+        now = int(time.time())
+        claimed = opened.transaction_version(CLAIM) or 0
+        # One of a clock that is ahead must not hold for ever.
+        if abs(now - claimed) < CLAIM_S:
+            raise Claimed(
+                f"{opened.table_uri} is being changed by another process since {now - claimed} s; "
+                f"the claim of one that was killed ends after {CLAIM_S // 3600} h."
+            )
+        _note(opened, now)
+
+    def _let_go(self, opened: DeltaTable) -> None:
+        try:
+            opened.update_incremental()
+            _note(opened, 0)
+        except (DeltaError, OSError) as error:
+            log.warning("%s: claimed until %d s from now: %s", opened.table_uri, CLAIM_S, error)
 
     def _current(self, table: str) -> DeltaTable:
         opened = self._open.get(table)
@@ -167,7 +201,7 @@ class Tables:
                 configuration={
                     "delta.checkpointInterval": CHECKPOINT_EVERY,
                     "delta.logRetentionDuration": LOG_RETENTION,
-                    "delta.deletedFileRetentionDuration": FILE_RETENTION,
+                    "delta.deletedFileRetentionDuration": TOMBSTONES,
                 },
                 storage_options=self.options,
             )
@@ -178,6 +212,16 @@ class Tables:
             if opened is not None:
                 return opened
             raise NotShipped(f"{self.path(table)} cannot be made: {error}") from error
+
+
+def _note(opened: DeltaTable, claimed_at: int) -> None:
+    empty = opened.schema().to_arrow()
+    write_deltalake(
+        opened,
+        pa.schema(empty).empty_table(),
+        mode="append",
+        commit_properties=CommitProperties(app_transactions=[Transaction(CLAIM, claimed_at)]),
+    )
 
 
 def options_of(uri: str) -> dict[str, str]:
